@@ -1,0 +1,1 @@
+"""Benchmarks of fastgates against its peers; see ``bench/README.md``."""

@@ -1,0 +1,35 @@
+"""Recurrent networks on a CPU, from pure Python, at the speed of the silicon."""
+
+from __future__ import annotations
+
+from . import cells
+from ._parameters import Gradients
+from ._threads import get_num_threads, set_num_threads
+from ._version import __version__
+from .clipping import clip_grad_norm, clip_grad_value
+from .dense import Dense
+from .layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, Tape
+from .losses import cross_entropy, mse
+from .optimizers import SGD, Adam
+
+
+__all__ = [
+    "__version__",
+    "GRU",
+    "LSTM",
+    "RNN",
+    "SGD",
+    "Adam",
+    "Dense",
+    "Gradients",
+    "Recurrent",
+    "SimplifiedGRU",
+    "Tape",
+    "cells",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "cross_entropy",
+    "get_num_threads",
+    "mse",
+    "set_num_threads",
+]

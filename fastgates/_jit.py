@@ -1,0 +1,147 @@
+"""Every decision about Numba's compiler lives here: options, disk cache, the guard against stale code.
+
+Kernels are compiled on first use (never at import), each for one signature, and cached on disk by
+Numba. Two things are added to Numba's cache:
+
+- *A stamp.* Numba keys a cached kernel on the source of its own file only, so after an upgrade that
+  changed a helper in another file, old machine code would run silently. Every kernel therefore ends
+  with a parameter ``stamp=STAMP``, a hash of all the package's sources: a default argument is part
+  of the signature, and so of the key.
+- *Switches.* ``FASTGATES_CACHE=0`` turns the disk cache off and ``FASTGATES_CACHE_DIR`` moves it.
+  Where no directory can be written, kernels are compiled in memory and one warning says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
+
+__all__ = ["INT0", "STAMP", "cache_directory", "helper", "kernel", "kernels"]
+
+_PACKAGE = Path(__file__).resolve().parent
+
+# No fast-math flag at all: products ask for fused multiply-adds by name, so that the same sum has
+# the same bits in every kernel, whatever the optimiser finds around it.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+def _hash_of_sources() -> int:
+    """Return 62 bits of a hash over all sources of the package and the SIMD width asked for."""
+    digest = hashlib.sha256(os.environ.get("FASTGATES_LANES", "").encode())
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(_PACKAGE).as_posix().encode())
+        digest.update(path.read_bytes())
+    return int.from_bytes(digest.digest()[:8], "little") >> 2
+
+
+STAMP = _hash_of_sources()
+
+# Numba compiles a function anew for each literal integer that it is called with, also for the first
+# value of a loop variable. Variables that are passed on start from this zero, and lengths of tuples
+# are added to it.
+INT0 = np.int64(0)
+
+_kernels: dict[str, Any] = {}
+_cache_wanted = os.environ.get("FASTGATES_CACHE", "1") != "0"
+
+
+@contextmanager
+def _numba_cache_directory() -> Iterator[None]:
+    """Let Numba place caches below ``FASTGATES_CACHE_DIR`` while a kernel is being declared."""
+    wanted = os.environ.get("FASTGATES_CACHE_DIR")
+    if not wanted:
+        yield
+        return
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = os.path.abspath(wanted)
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Declare a kernel that Python calls: compiled at its first call, cached on disk.
+
+    The last parameter of `function` must be ``stamp=STAMP`` (see the module's docstring).
+    """
+    global _cache_wanted
+    dispatcher = None
+    if _cache_wanted:
+        try:
+            with _numba_cache_directory():
+                dispatcher = numba.njit(function, cache=True, **_OPTIONS)
+        except RuntimeError as error:  # Numba found no directory that it may write to
+            _cache_wanted = False
+            warnings.warn(
+                f"fastgates compiles its kernels anew in every process: {error}. Set "
+                "FASTGATES_CACHE_DIR to a directory that can be written, or FASTGATES_CACHE=0 "
+                "to silence this.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    if dispatcher is None:
+        dispatcher = numba.njit(function, **_OPTIONS)
+    _kernels[f"{function.__module__}.{function.__qualname__}"] = dispatcher
+    return dispatcher
+
+
+class _Part(JITCodeLibrary):  # type: ignore[misc]
+    """LLVM code that waits to be linked into a kernel: neither optimised nor compiled alone."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+
+class _HelperCompiler(Compiler):  # type: ignore[misc]
+    """Numba's compiler, ending where a function can be called by other compiled functions.
+
+    Numba by default makes each function callable from Python too, with its own machine code and
+    wrappers. Kernels here are made of some fifty small functions, for which that takes ten times
+    as long as the kernel itself.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        target = self.state.targetctx
+        # The machine code exists only inside kernels. Numba wants some built-in function to know
+        # it by: one that is unique, and raises TypeError should Python call it with arguments.
+        target.get_executable = lambda library, description, environment: object().__dir__
+        self.state.library = _Part(target.codegen(), "fastgates_helper")
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """Declare a function that only kernels call; its machine code is part of theirs."""
+    return numba.njit(
+        function,
+        pipeline_class=_HelperCompiler,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+        forceinline=True,
+        **_OPTIONS,
+    )
+
+
+def kernels() -> dict[str, Any]:
+    """Return every kernel declared so far, by its dotted name."""
+    return dict(_kernels)
+
+
+def cache_directory() -> str | None:
+    """Return the directory of the compiled kernels, or None where nothing is kept on disk."""
+    paths = [k.stats.cache_path for k in _kernels.values() if k.stats.cache_path]
+    return os.path.commonpath(paths) if paths else None

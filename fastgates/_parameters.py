@@ -1,0 +1,135 @@
+"""Named parameters in one flat vector, the base of everything that can be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+__all__ = ["EditableParameters", "Gradients", "Module", "Shapes", "split"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def split(vector: np.ndarray, shapes: Shapes) -> dict[str, np.ndarray]:
+    """Return views of `vector` by name, one after the other."""
+    views, start = {}, 0
+    for name, shape in shapes.items():
+        size = int(np.prod(shape))
+        views[name] = vector[start : start + size].reshape(shape)
+        start += size
+    return views
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients that a backward pass gives.
+
+    Attributes
+    ----------
+    input : ndarray or None
+        With respect to the input, in its shape; None where it was not asked for.
+    initial_state : ndarray, pair of ndarray, or None
+        With respect to the initial state, in its structure and shape; None for layers without.
+    parameters : mapping of str to ndarray
+        With respect to each parameter: views of `parameter_vector`.
+    parameter_vector : ndarray
+        All of them in one flat float32 vector, in the order of the module's own.
+    """
+
+    input: np.ndarray | None
+    initial_state: Any
+    parameters: Mapping[str, np.ndarray]
+    parameter_vector: np.ndarray
+
+
+class EditableParameters(dict[str, np.ndarray]):
+    """Writable views of a module's parameters by name; `vector` is the flat vector behind them."""
+
+    def __init__(self, vector: np.ndarray, shapes: Shapes) -> None:
+        super().__init__(split(vector, shapes))
+        self.vector = vector
+
+
+class Module:
+    """Parameters by name in one flat vector, with the doors through which they change.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple
+        The shape of each parameter, in order.
+    """
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._shapes = dict(shapes)
+        self._vector = np.zeros(sum(int(np.prod(s)) for s in shapes.values()), np.float32)
+        self._version = 0  # counts changes, so that packed weights know when they are stale
+
+    @property
+    def parameter_vector(self) -> np.ndarray:
+        """The flat float32 vector of all parameters, read-only."""
+        view = self._vector.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def parameters(self) -> Mapping[str, np.ndarray]:
+        """The parameters by name, as read-only views of :attr:`parameter_vector`."""
+        return MappingProxyType(split(self.parameter_vector, self._shapes))
+
+    @contextmanager
+    def edit_parameters(self) -> Iterator[EditableParameters]:
+        """Open the parameters for changes by hand; they take effect when the block ends.
+
+        Yields
+        ------
+        EditableParameters
+            A dict of writable views by name, with the flat vector as its attribute ``vector``.
+
+        Examples
+        --------
+        >>> import fastgates as fg
+        >>> layer = fg.GRU(3, 8, seed=0)
+        >>> with layer.edit_parameters() as parameters:
+        ...     parameters["bias_hh_l0"][8:16] = 1.0
+        """
+        try:
+            yield EditableParameters(self._vector, self._shapes)
+        finally:
+            self._version += 1
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return copies of the parameters by name."""
+        return {name: value.copy() for name, value in self.parameters.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Set all parameters from a mapping of names to arrays (or tensors on the CPU).
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array_like
+            An entry for each parameter, in its shape; converted to float32.
+
+        Raises
+        ------
+        ValueError
+            If entries are missing or unknown, or an entry's shape is wrong. Nothing is changed.
+        """
+        missing = [name for name in self._shapes if name not in state_dict]
+        unknown = [name for name in state_dict if name not in self._shapes]
+        if missing or unknown:
+            raise ValueError(
+                f"state_dict must hold exactly {list(self._shapes)}: missing {missing}, "
+                f"unknown {unknown}"
+            )
+        values = {name: np.asarray(state_dict[name], np.float32) for name in self._shapes}
+        for name, shape in self._shapes.items():
+            if values[name].shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {values[name].shape}")
+        with self.edit_parameters() as parameters:
+            for name, value in values.items():
+                parameters[name][...] = value

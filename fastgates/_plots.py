@@ -1,0 +1,143 @@
+"""Pictures of the command line, with matplotlib from the extra ``plot``; files only, no window."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import ArrayLike, NDArray
+
+from fastgates._atomic import check_writable, replacing
+from fastgates._extras import require
+
+__all__ = ["check_picture", "demo_picture", "fit_picture"]
+
+_FORMATS = ("png", "svg", "pdf", "jpg")
+_GREY = "#8a8a8a"
+_COLOURS = ("#0b6e99", "#c8553d", "#588157", "#7b5ea7")
+
+
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Raise now what writing this picture would meet: no matplotlib, a bad name, a bad place.
+
+    Raises
+    ------
+    MissingPackageError
+        If matplotlib is not installed.
+    OSError
+        If the name has another ending than png, svg, pdf or jpg, or cannot be written.
+    """
+    require("matplotlib", "a picture")
+    if _format(path) not in _FORMATS:
+        raise OSError(f"cannot write {path}: a picture must end in .{', .'.join(_FORMATS)}")
+    check_writable(path)
+
+
+def fit_picture(
+    path: str | os.PathLike[str],
+    title: str,
+    rows: ArrayLike,
+    truth: ArrayLike,
+    forecasts: Mapping[str, ArrayLike],
+    training: Sequence[float],
+    validation: Sequence[float],
+    best_epoch: int,
+) -> None:
+    """The test part with its forecasts, and the losses of every epoch.
+
+    Parameters
+    ----------
+    path : path-like
+        The picture; its ending is the format.
+    title : str
+        Above the upper panel.
+    rows, truth : array_like, shape (rows,)
+        Row numbers of the test part and its values.
+    forecasts : mapping of str to array_like, shape (rows,)
+        By name; the first is drawn strongest.
+    training, validation : sequence of float
+        Losses by epoch.
+    best_epoch : int
+        Counted from 1.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(9.0, 6.0)
+    upper, lower = figure.subplots(2, 1, gridspec_kw={"height_ratios": (3, 2)})
+    upper.plot(rows, truth, color="black", linewidth=1.2, label="measured")
+    for colour, (name, values) in zip(_COLOURS, forecasts.items(), strict=False):
+        upper.plot(rows, values, color=colour, linewidth=1.2, label=name)
+    upper.set(title=title, xlabel="row")
+    epochs = range(1, len(training) + 1)
+    lower.plot(epochs, training, color=_GREY, label="training")
+    lower.plot(epochs, validation, color=_COLOURS[0], label="validation")
+    lower.axvline(best_epoch, color="black", linewidth=0.8, linestyle=":", label="kept")
+    lower.set(xlabel="epoch", ylabel="loss (persistence: about 1)", yscale="log")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _finish(figure, path)
+
+
+def demo_picture(
+    path: str | os.PathLike[str],
+    yearly: tuple[NDArray[Any], NDArray[Any]],
+    forecasts: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
+    errors: Mapping[str, Sequence[float]],
+    periods: Sequence[tuple[int, int]],
+) -> None:
+    """Yearly sunspots with one-step forecasts, and the errors by period.
+
+    Parameters
+    ----------
+    path : path-like
+        The picture; its ending is the format.
+    yearly : (years, values)
+        The series.
+    forecasts : mapping of str to (years, values)
+        One-step forecasts by cell.
+    errors : mapping of str to sequence of float
+        Mean squared error / 1535 for each period, by method.
+    periods : sequence of (first year, last year)
+        The test periods.
+    """
+    figure = _figure(10.0, 7.0)
+    upper, lower = figure.subplots(2, 1, gridspec_kw={"height_ratios": (3, 2)})
+    years, values = yearly
+    upper.plot(years, values, color="black", linewidth=1.3, label="measured")
+    for colour, (name, (when, forecast)) in zip(_COLOURS, forecasts.items(), strict=True):
+        upper.plot(when, forecast, color=colour, linewidth=1.0, label=name)
+    for first, last in periods:
+        upper.axvspan(first - 0.5, last + 0.5, color="#f2efe6", zorder=0)
+        upper.axvline(first - 0.5, color=_GREY, linewidth=0.6)
+    upper.set(
+        title="Yearly sunspot number, forecast one year ahead (fitted on 1700-1920)",
+        xlim=(min(first for first, _ in periods) - 21, years[-1] + 1),
+        ylim=(0, None),
+    )
+    width = 0.8 / len(errors)
+    colours = (*_COLOURS, *("#b9b9b9", "#dddddd")[: len(errors) - len(forecasts)])
+    for k, (colour, (name, each)) in enumerate(zip(colours, errors.items(), strict=True)):
+        places = [p - 0.4 + (k + 0.5) * width for p in range(len(periods))]
+        lower.bar(places, each, width=0.9 * width, color=colour, label=name)
+    lower.set_xticks(range(len(periods)), [f"{first}-{last}" for first, last in periods])
+    lower.set_ylabel("mean squared error / 1535")
+    _finish(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _finish(figure: Any, path: str | os.PathLike[str]) -> None:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, ncols=3, fontsize="small")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=_format(path), dpi=130)
+
+
+def _format(path: str | os.PathLike[str]) -> str:
+    return Path(path).suffix.lower().removeprefix(".")

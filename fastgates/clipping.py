@@ -1,0 +1,117 @@
+"""Gradient clipping, in place on the flat gradient vectors.
+
+Both functions return the global norm as it was before clipping, the figure to log while
+training.  It is summed in float64 in a fixed order, so it is the same for any thread count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["clip_grad_norm", "clip_grad_value"]
+
+
+class HasParameterVector(Protocol):
+    """Gradients (or a module): anything with one flat float32 vector."""
+
+    @property
+    def parameter_vector(self) -> NDArray[np.float32]: ...
+
+
+def clip_grad_norm(
+    gradients: HasParameterVector | Sequence[HasParameterVector], max_norm: float
+) -> float:
+    """Scale all gradients together so that their global norm is at most `max_norm`.
+
+    Parameters
+    ----------
+    gradients : Gradients or sequence of Gradients
+        As given by ``backward``; their ``parameter_vector`` is scaled in place.
+    max_norm : float
+        The largest norm to let through; ``math.inf`` only measures.
+
+    Returns
+    -------
+    norm : float
+        The Euclidean norm over all of them before clipping.  Where it is not finite the
+        gradients are left as they are: test it with ``math.isfinite`` before the step.
+
+    Raises
+    ------
+    ValueError
+        If `max_norm` is not a positive number.
+
+    References
+    ----------
+    .. [1] R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural
+       networks", ICML 2013, algorithm 1.
+    """
+    vectors = _vectors(gradients)
+    _require_positive("max_norm", max_norm)
+    norm = _global_norm(vectors)
+    if max_norm < norm < math.inf:
+        scale = np.float32(max_norm / norm)
+        for vector in vectors:
+            vector *= scale
+    return norm
+
+
+def clip_grad_value(
+    gradients: HasParameterVector | Sequence[HasParameterVector], clip_value: float
+) -> float:
+    """Limit every entry of the gradients to [-clip_value, clip_value].
+
+    Parameters
+    ----------
+    gradients : Gradients or sequence of Gradients
+        As given by ``backward``; their ``parameter_vector`` is changed in place.
+    clip_value : float
+        The largest magnitude to let through.
+
+    Returns
+    -------
+    norm : float
+        The Euclidean norm over all of them before clipping.
+
+    Raises
+    ------
+    ValueError
+        If `clip_value` is not a positive number.
+    """
+    vectors = _vectors(gradients)
+    _require_positive("clip_value", clip_value)
+    norm = _global_norm(vectors)
+    limit = np.float32(clip_value)
+    for vector in vectors:
+        np.clip(vector, -limit, limit, out=vector)
+    return norm
+
+
+def _vectors(
+    gradients: HasParameterVector | Sequence[HasParameterVector],
+) -> list[NDArray[np.float32]]:
+    items = gradients if isinstance(gradients, Sequence) else [gradients]
+    vectors = []
+    for item in items:
+        vector = getattr(item, "parameter_vector", None)
+        if not isinstance(vector, np.ndarray):
+            raise TypeError(
+                "gradients must be the Gradients of a backward call, or a list of them, "
+                f"got {type(item).__name__}"
+            )
+        vectors.append(vector)
+    return vectors
+
+
+def _global_norm(vectors: list[NDArray[np.float32]]) -> float:
+    return math.sqrt(sum(float(np.square(vector, dtype=np.float64).sum()) for vector in vectors))
+
+
+def _require_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")

@@ -1,0 +1,164 @@
+"""The read-out: an affine map of the last axis and an activation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._checks import positive_integer, real_array
+from ._parameters import Gradients, Module, Shapes, split
+from ._vecmath import sigmoid_array, tanh_array
+from .engine.linear import affine, affine_gradients, pack_affine
+
+__all__ = ["Dense", "DenseTape"]
+
+
+def _softmax(z: np.ndarray) -> np.ndarray:
+    y = np.exp(z - z.max(axis=-1, keepdims=True))
+    y /= y.sum(axis=-1, keepdims=True)
+    return y
+
+
+def _softmax_backward(d_y: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return y * (d_y - (d_y * y).sum(axis=-1, keepdims=True))
+
+
+_Activation = Callable[[np.ndarray], np.ndarray]
+_Derivative = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+# Each activation, and the gradient of its argument from that of its value and the value.
+_ACTIVATIONS: dict[str, tuple[_Activation, _Derivative]] = {
+    "identity": (lambda z: z, lambda d_y, y: d_y),
+    "tanh": (tanh_array, lambda d_y, y: d_y * (1 - y * y)),
+    "sigmoid": (sigmoid_array, lambda d_y, y: d_y * y * (1 - y)),
+    "relu": (lambda z: np.maximum(z, 0), lambda d_y, y: d_y * (y > 0)),
+    "softmax": (_softmax, _softmax_backward),
+}
+
+
+@dataclass
+class DenseTape:
+    """What :meth:`Dense.forward` keeps for :meth:`Dense.backward`; good for one use."""
+
+    owner: Dense
+    version: int
+    x: np.ndarray
+    y: np.ndarray
+    used: bool = False
+
+
+class Dense(Module):
+    """``y = activation(weight x + bias)`` on the last axis, for any leading axes.
+
+    Parameters
+    ----------
+    input_size, output_size : int
+    activation : {"identity", "tanh", "sigmoid", "relu", "softmax"}
+        To train a classifier take "identity" and :func:`fastgates.cross_entropy`, which applies
+        the softmax itself.
+    bias : bool
+    seed : int, Generator or None
+        Of the initial parameters, uniform in ``+-1 / sqrt(input_size)``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        activation: str = "identity",
+        *,
+        bias: bool = True,
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        self.input_size = positive_integer("input_size", input_size)
+        self.output_size = positive_integer("output_size", output_size)
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"activation must be one of {list(_ACTIVATIONS)}, got {activation!r}")
+        self.activation = activation
+        self.bias = bool(bias)
+        shapes: Shapes = {"weight": (self.output_size, self.input_size)}
+        super().__init__(shapes | {"bias": (self.output_size,)} if self.bias else shapes)
+        self._packed: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None
+        bound = 1 / np.sqrt(self.input_size)
+        self._vector[:] = np.random.default_rng(seed).uniform(-bound, bound, self._vector.size)
+
+    def __repr__(self) -> str:
+        return f"Dense({self.input_size}, {self.output_size}, {self.activation!r})"
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """Return the map of `x` (..., input_size), float32 of shape (..., output_size)."""
+        return self._map(self._check("x", x, self.input_size))
+
+    def forward(self, x: Any) -> tuple[np.ndarray, DenseTape]:
+        """Return the map of `x` and the tape that :meth:`backward` needs.
+
+        Returns
+        -------
+        y : ndarray of float32, shape (..., output_size)
+            Read-only, since the tape needs it.
+        tape : DenseTape
+        """
+        x = self._check("x", x, self.input_size)
+        y = self._map(x)
+        y.flags.writeable = False
+        return y, DenseTape(self, self._version, x, y)
+
+    def backward(self, tape: DenseTape, d_output: Any, input_gradient: bool = True) -> Gradients:
+        """Return the gradients, from that with respect to the output.
+
+        Parameters
+        ----------
+        tape : DenseTape
+            From :meth:`forward`; used up.
+        d_output : array_like, shape (..., output_size)
+        input_gradient : bool
+            Whether the gradient with respect to `x` is wanted.
+
+        Raises
+        ------
+        RuntimeError
+            If the tape was used before, or the parameters have changed since.
+        """
+        if not isinstance(tape, DenseTape):
+            raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
+        if tape.owner is not self:
+            raise ValueError(f"tape must come from this layer's forward, got one of {tape.owner!r}")
+        if tape.used:
+            raise RuntimeError("this tape was used before: call forward again for a new one")
+        if tape.version != self._version:
+            raise RuntimeError(
+                "parameters changed since the forward pass: call forward again for a new tape"
+            )
+        d_y = real_array("d_output", d_output, tape.y.shape)
+        tape.used = True
+        d_z = np.ascontiguousarray(_ACTIVATIONS[self.activation][1](d_y, tape.y), np.float32)
+        d_z = d_z.reshape(-1, self.output_size)
+        x = tape.x.reshape(-1, self.input_size)
+        vector = np.empty_like(self._vector)
+        by_name = split(vector, self._shapes)
+        by_name["weight"][...], d_bias = affine_gradients(x, d_z)
+        if self.bias:
+            by_name["bias"][...] = d_bias
+        d_x = None
+        if input_gradient:
+            weight = self.parameters["weight"]
+            panel, zero = pack_affine(weight.T, None)
+            d_x = affine(d_z, panel, zero, self.output_size, self.input_size).reshape(tape.x.shape)
+        return Gradients(d_x, None, by_name, vector)
+
+    def _check(self, name: str, value: Any, size: int) -> np.ndarray:
+        array = np.asarray(value)
+        axes = [f"axis_{i}" for i in range(max(array.ndim, 1) - 1)]
+        return real_array(name, array, (*axes, size))
+
+    def _map(self, x: np.ndarray) -> np.ndarray:
+        packed, version = self._packed, self._version
+        if packed is None or packed[0] != version:
+            values = split(self._vector, self._shapes)
+            packed = self._packed = (version, pack_affine(values["weight"], values.get("bias")))
+        z = affine(x.reshape(-1, self.input_size), *packed[1], self.input_size, self.output_size)
+        y = _ACTIVATIONS[self.activation][0](z) if z.size else z
+        return np.ascontiguousarray(y, np.float32).reshape(*x.shape[:-1], self.output_size)

@@ -1,0 +1,586 @@
+"""Recurrent layers: thin objects that check, own the parameters, and call the engine.
+
+A layer is one or more stacked layers of one cell, in one or both directions, with PyTorch's names
+and shapes of parameters and states. Batches come first: (batch, time, features).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import cells
+from ._checks import positive_integer, probability, real_array
+from ._parameters import Gradients, Module, split
+from .engine import passes
+from .engine.pack import ForwardPanels, TransposedPanels, pack_forward, pack_transposed
+
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SimplifiedGRU", "Tape"]
+
+State = (
+    Any  # (layers * directions, batch, hidden), or a tuple of those: one for each state variable
+)
+
+
+@dataclass
+class Tape:
+    """What :meth:`Recurrent.forward` keeps for :meth:`Recurrent.backward`; good for one use."""
+
+    owner: Recurrent
+    version: int
+    batch: passes.Batch
+    initial: np.ndarray
+    inputs: list[np.ndarray]  # of each stacked layer
+    outputs: list[np.ndarray]
+    masks: list[np.ndarray | None]  # of dropout, applied to each layer's input
+    saved: list[passes.Saved | None]
+    used: bool = False
+
+
+class Recurrent(Module):
+    """Stacked layers of a recurrent cell, in one or both directions.
+
+    The named layers (:class:`RNN`, :class:`SimplifiedGRU`, :class:`GRU`, :class:`LSTM`) are this
+    class with a cell; use it directly for a cell of your own.
+
+    Parameters
+    ----------
+    cell : str or Cell
+        A registered cell's name, or the cell.
+    input_size, hidden_size, num_layers : int
+        At least 1. The second and further layers take the output of the one below.
+    bias : bool
+        Whether there are biases (two for each gate, as in PyTorch).
+    dropout : float
+        Probability in [0, 1) of zeroing each output of a layer that feeds the next one, during
+        ``forward(..., training=True)``; the others are scaled by ``1 / (1 - dropout)``.
+    bidirectional : bool
+        Whether a second direction runs from the end of each sequence to its start.
+    seed : int, Generator or None
+        Of the initial parameters, uniform in ``+-1 / sqrt(hidden_size)``, and of dropout.
+    unit_constant : array_like of shape (hidden_size,), optional
+        A fixed number for each unit that the cell's equations receive.
+    """
+
+    def __init__(
+        self,
+        cell: str | cells.Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        seed: int | np.random.Generator | None = None,
+        unit_constant: Any = None,
+    ) -> None:
+        self.cell = cells.get(cell) if isinstance(cell, str) else cell
+        self.input_size = positive_integer("input_size", input_size)
+        self.hidden_size = positive_integer("hidden_size", hidden_size)
+        self.num_layers = positive_integer("num_layers", num_layers)
+        self.bias = bool(bias)
+        self.dropout = probability("dropout", dropout)
+        self.bidirectional = bool(bidirectional)
+        self.num_directions = 2 if self.bidirectional else 1
+        self._unit_constant = None
+        if unit_constant is not None:
+            self._unit_constant = real_array("unit_constant", unit_constant, (self.hidden_size,))
+        self._directions = [
+            passes.Direction(
+                self.cell,
+                self.input_size if layer == 0 else self.num_directions * self.hidden_size,
+                self.hidden_size,
+                reverse=direction == 1,
+                index=layer * self.num_directions + direction,
+                column=direction * self.hidden_size,
+            )
+            for layer in range(self.num_layers)
+            for direction in range(self.num_directions)
+        ]
+        shapes: dict[str, tuple[int, ...]] = {}
+        rows = len(self.cell.gates) * self.hidden_size
+        for direction in self._directions:
+            suffix = self._suffix(direction)
+            shapes[f"weight_ih_{suffix}"] = (rows, direction.input_size)
+            shapes[f"weight_hh_{suffix}"] = (rows, self.hidden_size)
+            if self.bias:
+                shapes[f"bias_ih_{suffix}"] = (rows,)
+                shapes[f"bias_hh_{suffix}"] = (rows,)
+        super().__init__(shapes)
+        self._packed: tuple[int, list[ForwardPanels]] | None = None
+        self._transposed: tuple[int, list[TransposedPanels]] | None = None
+        random, self._dropout_random = np.random.default_rng(seed).spawn(2)
+        bound = 1 / np.sqrt(self.hidden_size)
+        self._vector[:] = random.uniform(-bound, bound, self._vector.size)
+
+    def __repr__(self) -> str:
+        options = [f"{self.input_size}, {self.hidden_size}"]
+        options += [f"num_layers={self.num_layers}"] * (self.num_layers > 1)
+        options += ["bias=False"] * (not self.bias)
+        options += [f"dropout={self.dropout}"] * (self.dropout > 0)
+        options += ["bidirectional=True"] * self.bidirectional
+        return f"{type(self).__name__}({', '.join(options)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Kernels are found again by the cell's name, and panels are packed again.
+        return self.__dict__ | {"cell": self.cell.name, "_packed": None, "_transposed": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.cell = cells.get(state["cell"])
+
+    def _suffix(self, direction: passes.Direction) -> str:
+        layer, reverse = divmod(direction.index, self.num_directions)
+        return f"l{layer}_reverse" if reverse else f"l{layer}"
+
+    def _weights(
+        self, by_name: Any, direction: passes.Direction
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Return weight_ih, weight_hh, bias_ih, bias_hh of one direction."""
+        suffix = self._suffix(direction)
+        return (
+            by_name[f"weight_ih_{suffix}"],
+            by_name[f"weight_hh_{suffix}"],
+            by_name.get(f"bias_ih_{suffix}"),
+            by_name.get(f"bias_hh_{suffix}"),
+        )
+
+    def _forward_panels(self) -> list[ForwardPanels]:
+        packed, version = self._packed, self._version
+        if packed is None or packed[0] != version:
+            values = split(self._vector, self._shapes)
+            panels = [
+                pack_forward(self.cell, *self._weights(values, direction), self._unit_constant)
+                for direction in self._directions
+            ]
+            packed = self._packed = (version, panels)
+        return packed[1]
+
+    def _transposed_panels(self) -> list[TransposedPanels]:
+        packed, version = self._transposed, self._version
+        if packed is None or packed[0] != version:
+            values = split(self._vector, self._shapes)
+            panels = [
+                pack_transposed(self.cell, *self._weights(values, direction)[:2])
+                for direction in self._directions
+            ]
+            packed = self._transposed = (version, panels)
+        return packed[1]
+
+    # -- Checks -----------------------------------------------------------------------------------
+
+    def _states_in(self, name: str, state: State, batch_size: int) -> np.ndarray:
+        """Return a state of the user's as one array (states, layers * directions, B, H)."""
+        shape = (len(self._directions), batch_size, self.hidden_size)
+        names = self.cell.states
+        if state is None:
+            return np.zeros((len(names), *shape), np.float32)
+        if len(names) == 1:
+            return real_array(name, state, shape)[None]
+        if (
+            isinstance(state, np.ndarray)
+            or not isinstance(state, Sequence)
+            or len(state) != len(names)
+        ):
+            raise ValueError(
+                f"{name} must be a tuple ({', '.join(names)}) of arrays of shape {shape}, "
+                f"got {type(state).__name__}"
+            )
+        parts = [real_array(f"{name}[{i}]", part, shape) for i, part in enumerate(state)]
+        return np.stack(parts)
+
+    def _states_out(self, stacked: np.ndarray) -> State:
+        return stacked[0] if len(self.cell.states) == 1 else tuple(stacked)
+
+    def _batch(self, x: np.ndarray, lengths: Any, resets: Any) -> passes.Batch:
+        size, time = x.shape[:2]
+        if lengths is not None:
+            lengths = np.asarray(lengths)
+            if lengths.shape != (size,) or lengths.dtype.kind not in "iu":
+                raise ValueError(
+                    f"lengths must be integers of shape (batch_size={size},), got shape "
+                    f"{lengths.shape} of dtype {lengths.dtype}"
+                )
+            lengths = lengths.astype(np.int64)
+            if size and not (lengths.min() >= 1 and lengths.max() <= time):
+                raise ValueError(
+                    f"lengths must be from 1 to time={time}, got {lengths.min()} to {lengths.max()}"
+                )
+        if resets is not None:
+            resets = np.asarray(resets)
+            if resets.shape != (size, time) or resets.dtype != np.bool_:
+                raise ValueError(
+                    f"resets must be bool of shape (batch_size={size}, time={time}), got shape "
+                    f"{resets.shape} of dtype {resets.dtype}"
+                )
+            resets = np.ascontiguousarray(resets).view(np.uint8)
+        return passes.Batch.of(size, time, lengths, resets)
+
+    # -- Passes -----------------------------------------------------------------------------------
+
+    def __call__(
+        self, x: Any, initial_state: State = None, lengths: Any = None, resets: Any = None
+    ) -> tuple[np.ndarray, State]:
+        """Run the layer over sequences, keeping nothing for back-propagation.
+
+        Parameters
+        ----------
+        x : array_like, shape (batch, time, input_size)
+            Any real dtype and strides; brought to contiguous float32.
+        initial_state : array_like or tuple, optional
+            Shape (num_layers * num_directions, batch, hidden_size), for LSTM a pair ``(h, c)`` of
+            those; zeros by default.
+        lengths : array_like of int, shape (batch,), optional
+            Steps of each sequence, 1 to time. Outputs past the end are 0, the final state is that
+            at the end, and the reverse direction starts there.
+        resets : array_like of bool, shape (batch, time), optional
+            True before which step a row's state goes back to its initial state.
+
+        Returns
+        -------
+        output : ndarray of float32, shape (batch, time, num_directions * hidden_size)
+        final_state : ndarray or tuple
+            In the shape of `initial_state`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument has the wrong shape, dtype or range.
+        """
+        output, final, _ = self._forward(x, initial_state, lengths, resets, keep=False)
+        return output, final
+
+    def forward(
+        self,
+        x: Any,
+        initial_state: State = None,
+        lengths: Any = None,
+        resets: Any = None,
+        training: bool = False,
+    ) -> tuple[np.ndarray, State, Tape]:
+        """Run the layer over sequences, keeping what :meth:`backward` needs.
+
+        Parameters
+        ----------
+        x, initial_state, lengths, resets
+            As in a call of the layer.
+        training : bool
+            Whether dropout is applied between stacked layers.
+
+        Returns
+        -------
+        output : ndarray of float32, shape (batch, time, num_directions * hidden_size)
+            Read-only, since the tape needs it: copy it to change it.
+        final_state : ndarray or tuple
+        tape : Tape
+        """
+        output, final, tape = self._forward(
+            x, initial_state, lengths, resets, keep=True, training=training
+        )
+        assert tape is not None
+        return output, final, tape
+
+    def _forward(
+        self,
+        x: Any,
+        initial_state: State,
+        lengths: Any,
+        resets: Any,
+        keep: bool,
+        training: bool = False,
+    ) -> tuple[np.ndarray, State, Tape | None]:
+        current = real_array("x", x, ("batch_size", "time", self.input_size))
+        batch = self._batch(current, lengths, resets)
+        initial = self._states_in("initial_state", initial_state, batch.size)
+        tape = Tape(self, self._version, batch, initial, [], [], [], []) if keep else None
+        empty = batch.size == 0 or batch.time == 0
+        final = initial.copy() if empty else np.empty_like(initial)
+        panels = self._forward_panels()
+        for layer in range(self.num_layers):
+            mask = None
+            if layer > 0 and training and self.dropout > 0:
+                kept = self._dropout_random.random(current.shape, np.float32) >= self.dropout
+                mask = kept * np.float32(1 / (1 - self.dropout))
+                current = current * mask
+            shape = (batch.size, batch.time, self.num_directions * self.hidden_size)
+            padded = lengths is not None
+            output = np.zeros(shape, np.float32) if padded else np.empty(shape, np.float32)
+            for direction in self._layer(layer):
+                saved = None
+                if not empty:
+                    saved = passes.forward(
+                        direction,
+                        panels[direction.index],
+                        batch,
+                        current,
+                        initial,
+                        output,
+                        final,
+                        keep,
+                    )
+                if tape is not None:
+                    tape.saved.append(saved)
+            if tape is not None:
+                output.flags.writeable = False
+                tape.inputs.append(current)
+                tape.outputs.append(output)
+                tape.masks.append(mask)
+            current = output
+        return current, self._states_out(final), tape
+
+    def _layer(self, layer: int) -> list[passes.Direction]:
+        """Return the directions of one of the stacked layers."""
+        first = layer * self.num_directions
+        return self._directions[first : first + self.num_directions]
+
+    def backward(
+        self,
+        tape: Tape,
+        d_output: Any = None,
+        d_final_state: State = None,
+        input_gradient: bool = True,
+    ) -> Gradients:
+        """Back-propagate through time.
+
+        Parameters
+        ----------
+        tape : Tape
+            From :meth:`forward` of this layer; used up.
+        d_output : array_like, shape (batch, time, num_directions * hidden_size), optional
+            Gradient of the loss with respect to the output; zero by default. What it holds past
+            the end of a sequence does not matter.
+        d_final_state : array_like or tuple, optional
+            Gradient with respect to the final state, in its structure; zero by default.
+        input_gradient : bool
+            Whether the gradient with respect to `x` is wanted.
+
+        Returns
+        -------
+        Gradients
+
+        Raises
+        ------
+        RuntimeError
+            If the tape was used before, or the parameters have changed since.
+        ValueError, TypeError
+            If the tape is another layer's, or a gradient has the wrong shape or dtype.
+        """
+        if not isinstance(tape, Tape):
+            raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
+        if tape.owner is not self:
+            raise ValueError(f"tape must come from this layer's forward, got one of {tape.owner!r}")
+        if tape.used:
+            raise RuntimeError("this tape was used before: call forward again for a new one")
+        if tape.version != self._version:
+            raise RuntimeError(
+                "parameters changed since the forward pass: call forward again for a new tape"
+            )
+        batch, outputs = tape.batch, tape.outputs
+        d_current = None
+        if d_output is not None:
+            d_current = real_array("d_output", d_output, outputs[-1].shape)
+        d_final = self._states_in("d_final_state", d_final_state, batch.size)
+        tape.used = True
+        d_initial = np.empty_like(d_final)
+        vector = np.zeros(self._vector.size, np.float32)
+        by_name = split(vector, self._shapes)
+        if batch.size == 0 or batch.time == 0:
+            d_input = np.zeros_like(tape.inputs[0]) if input_gradient else None
+            return Gradients(d_input, self._states_out(d_final), by_name, vector)
+        panels = self._transposed_panels()
+        constants = [panel.unit_constant for panel in self._forward_panels()]
+        for layer in reversed(range(self.num_layers)):
+            x, output = tape.inputs[layer], outputs[layer]
+            d_input = None
+            for direction in self._layer(layer):
+                index = direction.index
+                saved = tape.saved[index]
+                assert saved is not None
+                part = np.zeros(x.shape, np.float32) if layer > 0 or input_gradient else None
+                passes.backward(
+                    direction,
+                    panels[index],
+                    constants[index],
+                    batch,
+                    saved,
+                    output,
+                    tape.initial,
+                    d_current,
+                    d_final,
+                    d_initial,
+                    part,
+                )
+                weights = self._weights(by_name, direction)
+                passes.gradients(direction, batch, saved, x, output, tape.initial, *weights)
+                tape.saved[index] = None
+                d_input = part if d_input is None or part is None else d_input + part
+            mask = tape.masks[layer]
+            d_current = d_input if mask is None or d_input is None else d_input * mask
+        return Gradients(d_current, self._states_out(d_initial), by_name, vector)
+
+
+class RNN(Recurrent):
+    """The plain recurrent network, or its leaky form.
+
+    ::
+
+        g = tanh(W_hh h + b_hh + W_ih x + b_ih)          or relu
+        h' = (1 - leak) g + leak h
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed
+        As in :class:`Recurrent`.
+    nonlinearity : {"tanh", "relu"}
+    leak : float or array_like of shape (hidden_size,), optional
+        Fixed numbers in [0, 1], for all units or one each: 0 (the default) is the plain network, 1
+        is pure memory.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        nonlinearity: str = "tanh",
+        leak: Any = None,
+        bias: bool = True,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        constant = None
+        if leak is not None:
+            hidden_size = positive_integer("hidden_size", hidden_size)
+            values = np.asarray(leak)
+            if values.ndim == 0:
+                values = np.full(hidden_size, values)
+            constant = real_array("leak", values, (hidden_size,))
+            if not ((constant >= 0) & (constant <= 1)).all():
+                raise ValueError(f"leak must be in [0, 1], got {leak!r}")
+        name = ("leaky_rnn" if leak is not None else "rnn") + "_relu" * (nonlinearity == "relu")
+        self.nonlinearity = nonlinearity
+        self.leak = None if constant is None else constant.copy()
+        super().__init__(
+            name,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            seed=seed,
+            unit_constant=constant,
+        )
+
+
+class SimplifiedGRU(Recurrent):
+    """A gated network with a forget valve only: the least that keeps a memory.
+
+    ::
+
+        f = sigm(W_hf h + b_hf + W_if x + b_if)
+        g = tanh(W_hg h + b_hg + W_ig x + b_ig)
+        h' = f h + (1 - f) g
+
+    Equation 10 of Tallec and Ollivier, "Can recurrent neural networks warp time?", 2018.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed
+        As in :class:`Recurrent`. Gates are in the order f, g.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, **options: Any
+    ) -> None:
+        _only_known_options(type(self), options)
+        super().__init__("simplified_gru", input_size, hidden_size, num_layers, **options)
+
+
+class GRU(Recurrent):
+    """The gated recurrent unit of Cho et al. (2014), or PyTorch's and cuDNN's variant.
+
+    ::
+
+        r = sigm(W_hr h + b_hr + W_ir x + b_ir)
+        z = sigm(W_hz h + b_hz + W_iz x + b_iz)
+        n = tanh(W_hn (r h) + b_hn + W_in x + b_in)      reset_after=False
+        n = tanh(r (W_hn h + b_hn) + W_in x + b_in)      reset_after=True
+        h' = z h + (1 - z) n
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed
+        As in :class:`Recurrent`. Gates are in the order r, z, n.
+    reset_after : bool
+        Whether the reset gate acts after the product, as in ``torch.nn.GRU``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        reset_after: bool = False,
+        **options: Any,
+    ) -> None:
+        _only_known_options(type(self), options)
+        self.reset_after = bool(reset_after)
+        name = "gru_reset_after" if reset_after else "gru"
+        super().__init__(name, input_size, hidden_size, num_layers, **options)
+
+
+class LSTM(Recurrent):
+    """Long short-term memory with a forget gate (Hochreiter and Schmidhuber 1997, Gers et al. 2000).
+
+    ::
+
+        i = sigm(W_hi h + b_hi + W_ii x + b_ii)
+        f = sigm(W_hf h + b_hf + W_if x + b_if)
+        g = tanh(W_hg h + b_hg + W_ig x + b_ig)
+        o = sigm(W_ho h + b_ho + W_io x + b_io)
+        c' = f c + i g
+        h' = o tanh(c')
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed
+        As in :class:`Recurrent`. Gates are in the order i, f, g, o; states are pairs ``(h, c)``.
+    forget_bias : float
+        Initial value of the forget gate's bias (``bias_ih``; that of ``bias_hh`` is 0).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        forget_bias: float = 1.0,
+        **options: Any,
+    ) -> None:
+        _only_known_options(type(self), options)
+        super().__init__("lstm", input_size, hidden_size, num_layers, **options)
+        self.forget_bias = float(forget_bias)
+        if self.bias:
+            gate = slice(self.hidden_size, 2 * self.hidden_size)
+            with self.edit_parameters() as parameters:
+                for direction in self._directions:
+                    parameters[f"bias_ih_{self._suffix(direction)}"][gate] = self.forget_bias
+                    parameters[f"bias_hh_{self._suffix(direction)}"][gate] = 0
+
+
+def _only_known_options(layer: type, options: dict[str, Any]) -> None:
+    known = ("bias", "dropout", "bidirectional", "seed")
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{layer.__name__} has no option {name!r}; it has {', '.join(known)}")

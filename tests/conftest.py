@@ -1,0 +1,63 @@
+"""Markers, hypothesis profiles and the fixtures shared by the tests."""
+
+import os
+
+import pytest
+from helpers import CELLS, TORCH_CELLS
+from hypothesis import HealthCheck, settings
+
+# "default" is what CI runs: the same examples every time, no deadline (a first call compiles).
+# HYPOTHESIS_PROFILE=explore looks at new examples, many more of them.
+settings.register_profile(
+    "default",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile(
+    "explore", settings.get_profile("default"), derandomize=False, max_examples=500
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: a sweep of minutes; run with --slow")
+    config.addinivalue_line("markers", "parity: compares with PyTorch")
+
+
+def pytest_collection_modifyitems(config, items):
+    asked = config.getoption("--slow") or "slow" in (config.getoption("-m") or "")
+    if asked:
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+@pytest.fixture(params=CELLS, ids=str)
+def case(request):
+    """Every cell with every option that changes its equations."""
+    return request.param
+
+
+@pytest.fixture(params=TORCH_CELLS, ids=str)
+def torch_case(request):
+    """Every cell that PyTorch has too."""
+    pytest.importorskip("torch")
+    return request.param
+
+
+@pytest.fixture
+def restore_threads():
+    """Give the number of threads back after a test that changes it."""
+    import fastgates
+
+    before = fastgates.get_num_threads()
+    yield
+    fastgates.set_num_threads(before)

@@ -1,0 +1,221 @@
+"""Numba's disk cache: hits, the guard against stale code, switches, and nowhere to write."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, run_python
+
+RUN_ALL = """
+    import json
+    import sys
+    from fastgates import _jit, _vecmath
+    from helpers import CELLS, make_problem
+
+    for case in CELLS:
+        if case.id in sys.argv[1:]:
+            make_problem(case).run()
+            make_problem(case).layer([[[0.0] * 5]])
+    _vecmath.tanh_array([0.5])
+    hits, misses = {}, {}
+    for name, kernel in _jit.kernels().items():
+        hits[name] = sum(kernel.stats.cache_hits.values())
+        misses[name] = sum(kernel.stats.cache_misses.values())
+    print(json.dumps({"hits": hits, "misses": misses, "directory": _jit.cache_directory()}))
+"""
+# One small kernel, for the tests that compile again and again.
+RUN_ONE = """
+    from fastgates import _jit, _vecmath
+
+    value = _vecmath.tanh_array([0.5])[0]
+    (kernel,) = [k for k in _jit.kernels().values() if k.signatures]
+    hits, misses = kernel.stats.cache_hits, kernel.stats.cache_misses
+    print(f"{value:.6f}", sum(hits.values()), sum(misses.values()))
+"""
+
+
+def run_all(*names, env):
+    import json
+
+    return json.loads(run_python(RUN_ALL, *names, env=env).stdout)
+
+
+def run_one(path=ROOT, env=None):
+    """The value of tanh(0.5), hits and misses of its kernel, and stderr."""
+    result = run_python(RUN_ONE, env=env, path=path)
+    value, hits, misses = result.stdout.split()
+    return float(value), int(hits), int(misses), result.stderr
+
+
+def cache_files(directory):
+    return sorted(path for path in Path(directory).rglob("*") if path.suffix in (".nbi", ".nbc"))
+
+
+@pytest.fixture
+def copied_package(tmp_path):
+    """A copy of the package, to be edited; its parent directory."""
+    import fastgates
+
+    parent = tmp_path / "copy"
+    source = Path(fastgates.__file__).parent
+    shutil.copytree(source, parent / "fastgates", ignore=shutil.ignore_patterns("__pycache__"))
+    return parent
+
+
+def test_second_process_hits_for_every_kernel(tmp_path):
+    """With a cache directory of its own; a second cell adds its kernels to the same directory."""
+    env = {"FASTGATES_CACHE_DIR": tmp_path / "kernels", "FASTGATES_CACHE": None}
+    first = run_all("rnn", env=env)
+    assert Path(first["directory"]).is_relative_to(tmp_path / "kernels")
+    files = cache_files(tmp_path)
+    assert files
+    compiled = {name for name, count in first["misses"].items() if count}
+    assert compiled
+    assert not any(first["hits"].values())
+    second = run_all("rnn", env=env)
+    assert {name for name, count in second["hits"].items() if count} == compiled
+    assert not any(second["misses"].values())
+    assert cache_files(tmp_path) == files  # nothing was added: the cache does not grow
+
+
+def test_second_process_hits_for_every_cell():
+    """All cells, in whatever cache the tests use."""
+    from helpers import CELLS
+
+    names = [case.id for case in CELLS]
+    env = {"FASTGATES_CACHE": None}
+    first = run_all(*names, env=env)
+    used = {name for name in first["hits"] if first["hits"][name] or first["misses"][name]}
+    second = run_all(*names, env=env)
+    assert {name for name, count in second["hits"].items() if count} == used
+    assert not any(second["misses"].values())
+
+
+def test_edited_helper_is_compiled_again(tmp_path, copied_package):
+    """The kernel's own file stays the same; the file of a helper that it calls changes."""
+    env = {"FASTGATES_CACHE_DIR": tmp_path / "kernels", "FASTGATES_CACHE": None}
+    code = """
+        import fastgates as fg
+        from fastgates import _jit
+
+        layer = fg.RNN(1, 1, bias=False)
+        with layer.edit_parameters() as parameters:
+            parameters["weight_ih_l0"][...] = 1.0
+        output, _ = layer([[[0.5]]])
+        ran = [k for k in _jit.kernels().values() if k.signatures]
+        hits = sum(sum(k.stats.cache_hits.values()) for k in ran)
+        misses = sum(sum(k.stats.cache_misses.values()) for k in ran)
+        print(float(output[0, 0, 0]), hits, misses)
+    """
+
+    def run():
+        value, hits, misses = run_python(code, env=env, path=copied_package).stdout.split()
+        return float(value), int(hits), int(misses)
+
+    value, hits, misses = run()
+    assert abs(value - 0.46211716) < 1e-6
+    assert (hits, misses > 0) == (0, True)
+    assert run() == (value, misses, 0)
+
+    path = copied_package / "fastgates" / "_vecmath.py"
+    source = path.read_text()
+    coefficient = "_f(0.134004489)"
+    assert source.count(coefficient) == 1
+    path.write_text(source.replace(coefficient, "_f(0.634004489)"))
+    edited, hits_after, misses_after = run()
+    assert abs(edited - value) > 1e-2
+    assert (hits_after, misses_after) == (0, misses)
+
+    path.write_text(source)
+    assert run() == (value, misses, 0)
+
+
+def test_off_writes_nothing(tmp_path, copied_package):
+    env = {
+        "FASTGATES_CACHE": "0",
+        "FASTGATES_CACHE_DIR": None,
+        "HOME": tmp_path,
+        "XDG_CACHE_HOME": tmp_path / "cache",
+    }
+    for _ in range(2):
+        value, hits, _, stderr = run_one(copied_package, env)
+        assert abs(value - 0.462117) < 1e-5
+        assert hits == 0
+        assert stderr == ""
+    assert cache_files(tmp_path) == []
+
+
+def block_writing(tmp_path, copied_package):
+    """Make every place that Numba tries for its cache unwritable, also for root.
+
+    Where a directory is wanted there is a regular file.
+    """
+    blocker = tmp_path / "a-file"
+    blocker.write_text("")
+    for directory in [copied_package / "fastgates", *(copied_package / "fastgates").rglob("*")]:
+        if directory.is_dir():
+            (directory / "__pycache__").write_text("")
+    return {
+        "FASTGATES_CACHE": None,
+        "FASTGATES_CACHE_DIR": None,
+        "NUMBA_CACHE_DIR": None,
+        "HOME": blocker / "home",
+        "XDG_CACHE_HOME": blocker / "cache",
+    }
+
+
+WARNS = """
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import fastgates as fg
+
+        output, _ = fg.RNN(2, 3, seed=0)([[[1.0, 2.0]]])
+        output, _, tape = fg.RNN(2, 3, seed=0).forward([[[1.0, 2.0]]])
+    for warning in caught:
+        print(warning.category.__name__, str(warning.message).replace(chr(10), " "))
+    assert output.shape == (1, 1, 3)
+"""
+
+
+@pytest.mark.parametrize("directory", [None, "a-file/below"])
+def test_nowhere_to_write_is_one_warning(tmp_path, copied_package, directory):
+    env = block_writing(tmp_path, copied_package)
+    if directory:
+        env["FASTGATES_CACHE_DIR"] = tmp_path / directory
+    warned = run_python(WARNS, env=env, path=copied_package).stdout.splitlines()
+    assert len(warned) == 1, warned
+    assert warned[0].startswith("RuntimeWarning")
+    assert "FASTGATES_CACHE_DIR" in warned[0]
+    assert cache_files(tmp_path) == []
+
+
+def test_off_says_nothing_where_nothing_can_be_written(tmp_path, copied_package):
+    env = block_writing(tmp_path, copied_package) | {"FASTGATES_CACHE": "0"}
+    assert run_python(WARNS, env=env, path=copied_package).stdout == ""
+
+
+def test_directory_that_goes_away(tmp_path):
+    """The cache could be written at import, and no longer at the first call."""
+    directory = tmp_path / "kernels"
+    code = """
+        import shutil
+        import sys
+        import warnings
+        from pathlib import Path
+
+        directory = Path(sys.argv[1])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            import fastgates
+            from fastgates import _vecmath
+
+            shutil.rmtree(directory)
+            directory.write_text("")
+            for _ in range(2):
+                print(_vecmath.tanh_array([0.5])[0], _vecmath.sigmoid_array([0.5])[0])
+        assert len(caught) <= 1, [str(w.message) for w in caught]
+    """
+    env = {"FASTGATES_CACHE_DIR": directory, "FASTGATES_CACHE": None}
+    assert run_python(code, directory, env=env).stdout.split()[0].startswith("0.4621")

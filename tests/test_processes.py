@@ -1,0 +1,274 @@
+"""Many Python threads, fork, process pools and the end of the interpreter, each in a subprocess."""
+
+import multiprocessing
+import os
+import sys
+
+import pytest
+from helpers import run_python
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+# Since Python 3.12 a fork in a process with threads warns; that it works here is what is tested.
+ALLOW_FORK = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n"
+THREADS = {"FASTGATES_NUM_THREADS": "3"}
+
+
+def run_quietly(code, **options):
+    """Run code and expect no word on stderr."""
+    result = run_python(code, env=THREADS, **options)
+    assert result.stderr == ""
+    assert result.stdout.strip() == "done"
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_many_python_threads_at_once(threads):
+    """First calls included: nothing is warmed up before the threads start."""
+    code = """
+        import threading
+        import fastgates as fg
+        import process_jobs
+
+        fg.set_num_threads(int(__import__("sys").argv[1]))
+        problems = process_jobs.problems()
+        found, errors = [], []
+        barrier = threading.Barrier(8)
+
+        def work():
+            try:
+                barrier.wait()
+                for _ in range(5):
+                    found.append(process_jobs.results(problems))
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors, errors
+        assert len(found) == 40
+        fg.set_num_threads(1)
+        expected = process_jobs.results(problems)
+        for results in found:
+            process_jobs.check(results, expected)
+        print("done")
+    """
+    result = run_python(code, threads)
+    assert result.stderr == ""
+    assert result.stdout.strip() == "done"
+
+
+def test_number_of_threads_changes_while_others_compute():
+    run_quietly("""
+        import threading
+        import fastgates as fg
+        import process_jobs
+
+        problems = process_jobs.problems()
+        expected = process_jobs.results(problems)
+        found, errors = [], []
+
+        def work():
+            try:
+                for _ in range(15):
+                    found.append(process_jobs.results(problems))
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        count = 0
+        while any(thread.is_alive() for thread in threads):
+            count += 1
+            fg.set_num_threads(1 + count % 4)
+        assert not errors, errors
+        for results in found:
+            process_jobs.check(results, expected)
+        print("done")
+    """)
+
+
+@needs_fork
+def test_child_of_a_fork():
+    """The pool's threads are gone in the child; it computes all the same, and so does its child."""
+    run_quietly(
+        ALLOW_FORK
+        + """
+import os
+import sys
+import process_jobs
+
+expected = process_jobs.results()
+
+def fork(depth):
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            process_jobs.check(process_jobs.results(), expected)
+            if depth:
+                fork(depth - 1)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+for _ in range(5):
+    fork(1)
+process_jobs.check(process_jobs.results(), expected)
+print("done")
+"""
+    )
+
+
+@needs_fork
+def test_fork_while_another_thread_computes():
+    run_quietly(
+        ALLOW_FORK
+        + """
+import os
+import threading
+import process_jobs
+
+problems = process_jobs.problems()
+expected = process_jobs.results(problems)
+stop = threading.Event()
+
+def work():
+    while not stop.is_set():
+        process_jobs.results(problems)
+
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for _ in range(8):
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            process_jobs.check(process_jobs.results(), expected)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+stop.set()
+for thread in threads:
+    thread.join()
+print("done")
+"""
+    )
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_process_pools(method):
+    """Parent with a running pool of threads; workers with other numbers of threads."""
+    code = (
+        ALLOW_FORK
+        + f"""
+import multiprocessing
+import process_jobs
+
+expected = process_jobs.digest()
+with multiprocessing.get_context("{method}").Pool(2) as pool:
+    assert pool.map(process_jobs.digest, range(4)) == [expected] * 4
+    assert pool.map(process_jobs.digest_with_threads, [1, 2, 3]) == [expected] * 3
+assert process_jobs.digest() == expected
+print("done")
+"""
+    )
+    run_quietly(code)
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_layers_cross_processes(method):
+    """A layer sent to a worker is the same layer there."""
+    code = (
+        ALLOW_FORK
+        + f"""
+import functools
+import multiprocessing
+import operator
+import numpy as np
+import fastgates as fg
+
+layer = fg.GRU(3, 40, num_layers=2, seed=1)
+x = np.random.default_rng(0).standard_normal((6, 20, 3))
+expected, _ = layer(x)
+with multiprocessing.get_context("{method}").Pool(2) as pool:
+    for output, _ in pool.map(layer, [x, x, x]):
+        assert np.array_equal(output, expected)
+print("done")
+"""
+    )
+    run_quietly(code)
+
+
+def test_clean_exit():
+    run_quietly("""
+        import process_jobs
+
+        process_jobs.results()
+        print("done")
+    """)
+
+
+def test_clean_exit_with_a_daemon_thread_at_work():
+    run_quietly("""
+        import threading
+        import process_jobs
+
+        problems = process_jobs.problems()
+        process_jobs.results(problems)
+        started = threading.Event()
+
+        def work():
+            while True:
+                process_jobs.results(problems)
+                started.set()
+
+        threading.Thread(target=work, daemon=True).start()
+        started.wait()
+        print("done")
+    """)
+
+
+def test_work_after_the_main_thread_is_done():
+    """Other threads, and functions registered with atexit, run on after the last line."""
+    run_quietly("""
+        import atexit
+        import threading
+        import process_jobs
+
+        problems = process_jobs.problems()
+        expected = process_jobs.results(problems)
+        main = threading.main_thread()
+
+        def work():
+            main.join()
+            for _ in range(3):
+                process_jobs.check(process_jobs.results(problems), expected)
+            print("done")
+
+        atexit.register(lambda: process_jobs.check(process_jobs.results(problems), expected))
+        threading.Thread(target=work).start()
+    """)
+
+
+def test_number_of_threads_comes_from_the_environment():
+    code = "import fastgates as fg; print(fg.get_num_threads())"
+    for threads in ("1", "2", "5"):
+        result = run_python(code, env={"FASTGATES_NUM_THREADS": threads})
+        assert result.stdout.strip() == threads
+    default = int(run_python(code, env={"FASTGATES_NUM_THREADS": None}).stdout)
+    assert 1 <= default <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="CPU affinity is Linux's")
+def test_default_number_of_threads_follows_the_affinity():
+    cpu = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, [{cpu}])\n" + (
+        "import fastgates as fg; print(fg.get_num_threads())"
+    )
+    assert run_python(code, env={"FASTGATES_NUM_THREADS": None}).stdout.strip() == "1"
