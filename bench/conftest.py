@@ -31,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     full = metafunc.config.getoption("--full")
     parameters = [
-        pytest.param(case, mode, contender, id=f"{cell}-{case.size_text}-{mode}-{contender.name}")
+        pytest.param(case, mode, contender, id=f"{cell}-{_name(case)}-{mode}-{contender.name}")
         for cell in (CELLS if full else QUICK_CELLS)
         for case in (Case(cell, *size) for size in (SIZES if full else QUICK_SIZES))
         for mode in MODES
@@ -41,8 +41,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("case", "mode", "contender"), parameters)
 
 
+def _name(case: Case) -> str:
+    """Return the sizes as ``32x100x8x32``, which ``-k`` can select."""
+    return "x".join(map(str, case.size))
+
+
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
     """Put the machine, the versions and the measured limits into the JSON file."""
     from bench.report import measured_header
 
-    machine_info["fastgates_bench"] = measured_header()
+    machine_info["fastgates_bench"] = measured_header(repeats=60)

@@ -101,14 +101,6 @@ class Limits:
     tanh: float
     sigmoid: float
 
-    def better(self, other: Limits) -> Limits:
-        """Return the higher limits of two measurements."""
-        return Limits(
-            max(self.gflops, other.gflops),
-            min(self.tanh, other.tanh),
-            min(self.sigmoid, other.sigmoid),
-        )
-
 
 def fma_peak(repeats: int = 20, seconds: float = 3e-4) -> float:
     """Measure the fused multiply-add peak of this core.

@@ -373,8 +373,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--output",
         metavar="FILE",
-        default=str(README),
-        help="Markdown file with the two markers (default bench/README.md); - prints",
+        help="Markdown file with the two markers; - prints. Default: bench/README.md if everything "
+        "was measured, else -",
     )
     return parser
 
@@ -390,12 +390,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         options.json.write_text(results.to_json(), encoding="utf-8")
     text = markdown(results)
-    if options.output == "-":
+    output = options.output or ("-" if options.source or _is_partial(options) else README)
+    if output == "-":
         print(text)
     else:
-        write_between_markers(Path(options.output), text)
+        write_between_markers(Path(output), text)
         print(_summary(results))
     return 0
+
+
+def _is_partial(options: argparse.Namespace) -> bool:
+    """Return whether the options leave out a cell, a size, a mode or a contender."""
+    chosen = options.quick or options.cells or options.sizes or options.contenders
+    return bool(chosen) or set(options.modes) != set(MODES)
 
 
 def _measure_all(options: argparse.Namespace) -> Results:

@@ -12,9 +12,7 @@ from .layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, Tape
 from .losses import cross_entropy, mse
 from .optimizers import SGD, Adam
 
-
 __all__ = [
-    "__version__",
     "GRU",
     "LSTM",
     "RNN",
@@ -25,6 +23,7 @@ __all__ = [
     "Recurrent",
     "SimplifiedGRU",
     "Tape",
+    "__version__",
     "cells",
     "clip_grad_norm",
     "clip_grad_value",

@@ -26,7 +26,10 @@ def probability(name: str, value: Any) -> float:
     return float(value)
 
 
-def real_array(name: str, value: Any, shape: Sequence[int | str | None]) -> np.ndarray:
+Axis = str | tuple[str, int]
+
+
+def real_array(name: str, value: Any, shape: Sequence[Axis], *, copy: bool = False) -> np.ndarray:
     """Return `value` as a C-contiguous float32 array.
 
     Parameters
@@ -36,15 +39,29 @@ def real_array(name: str, value: Any, shape: Sequence[int | str | None]) -> np.n
     value : array_like
         Of any real dtype and strides.
     shape : sequence
-        For each axis its size, or its name where any size is allowed.
+        For each axis its name, where any size is allowed, or a pair of name and size. The first
+        may be "...", for any number of axes.
+    copy : bool
+        Whether the result must not share memory with `value`.
     """
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    fits = array.ndim == len(shape) and all(
-        isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=True)
-    )
-    if not fits:
-        wanted = ", ".join(str(want) for want in shape) + ("," if len(shape) == 1 else "")
+    sizes = array.shape
+    axes = list(shape)
+    if axes[0] == "...":
+        axes = axes[1:]
+        sizes = sizes[max(0, len(sizes) - len(axes)) :]
+    if len(sizes) != len(axes) or any(
+        not isinstance(axis, str) and axis[1] != size
+        for axis, size in zip(axes, sizes, strict=True)
+    ):
+        parts = [axis if isinstance(axis, str) else f"{axis[0]}={axis[1]}" for axis in shape]
+        wanted = ", ".join(parts) + ("," if len(parts) == 1 else "")
         raise ValueError(f"{name} must have shape ({wanted}), got {array.shape}")
+    if copy:
+        return np.array(array, dtype=np.float32, order="C")
     return np.ascontiguousarray(array, dtype=np.float32)

@@ -49,7 +49,7 @@ def require(name: str, purpose: str) -> ModuleType:
 
 
 def version(name: str) -> str | None:
-    """The installed version of a distribution without importing it; None where absent."""
+    """Return the installed version of a distribution without importing it; None if absent."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -1,11 +1,11 @@
-"""Every decision about Numba's compiler lives here: options, disk cache, the guard against stale code.
+"""Every decision about Numba: compiler options, disk cache, the guard against stale code.
 
 Kernels are compiled on first use (never at import), each for one signature, and cached on disk by
 Numba. Two things are added to Numba's cache:
 
 - *A stamp.* Numba keys a cached kernel on the source of its own file only, so after an upgrade that
   changed a helper in another file, old machine code would run silently. Every kernel therefore ends
-  with a parameter ``stamp=STAMP``, a hash of all the package's sources: a default argument is part
+  with a parameter ``stamp=STAMP``, a hash of the sources that go into kernels: a default is part
   of the signature, and so of the key.
 - *Switches.* ``FASTGATES_CACHE=0`` turns the disk cache off and ``FASTGATES_CACHE_DIR`` moves it.
   Where no directory can be written, kernels are compiled in memory and one warning says so.
@@ -36,9 +36,12 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 def _hash_of_sources() -> int:
-    """Return 62 bits of a hash over all sources of the package and the SIMD width asked for."""
+    """Return 62 bits of a hash over all that goes into kernels, and the SIMD width asked for."""
     digest = hashlib.sha256(os.environ.get("FASTGATES_LANES", "").encode())
-    for path in sorted(_PACKAGE.rglob("*.py")):
+    paths = [_PACKAGE / name for name in ("_jit.py", "_simd.py", "_vecmath.py")]
+    for folder in ("cells", "engine"):
+        paths += sorted((_PACKAGE / folder).glob("*.py"))
+    for path in paths:
         digest.update(path.relative_to(_PACKAGE).as_posix().encode())
         digest.update(path.read_bytes())
     return int.from_bytes(digest.digest()[:8], "little") >> 2
@@ -62,12 +65,13 @@ def _numba_cache_directory() -> Iterator[None]:
     if not wanted:
         yield
         return
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = os.path.abspath(wanted)
+    config: Any = numba.config
+    before = config.CACHE_DIR
+    config.CACHE_DIR = os.path.abspath(wanted)
     try:
         yield
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -126,7 +130,8 @@ class _HelperCompiler(Compiler):  # type: ignore[misc]
 
 def helper(function: Callable[..., Any]) -> Any:
     """Declare a function that only kernels call; its machine code is part of theirs."""
-    return numba.njit(
+    njit: Any = numba.njit  # whose type lists only the usual options
+    return njit(
         function,
         pipeline_class=_HelperCompiler,
         no_cpython_wrapper=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ def split(vector: np.ndarray, shapes: Shapes) -> dict[str, np.ndarray]:
     """Return views of `vector` by name, one after the other."""
     views, start = {}, 0
     for name, shape in shapes.items():
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         views[name] = vector[start : start + size].reshape(shape)
         start += size
     return views
@@ -66,7 +67,7 @@ class Module:
 
     def __init__(self, shapes: Shapes) -> None:
         self._shapes = dict(shapes)
-        self._vector = np.zeros(sum(int(np.prod(s)) for s in shapes.values()), np.float32)
+        self._vector = np.zeros(sum(math.prod(s) for s in shapes.values()), np.float32)
         self._version = 0  # counts changes, so that packed weights know when they are stale
 
     @property
@@ -97,9 +98,13 @@ class Module:
         >>> with layer.edit_parameters() as parameters:
         ...     parameters["bias_hh_l0"][8:16] = 1.0
         """
+        # Views of a view, so that they can be closed when the block ends.
+        parameters = EditableParameters(self._vector.view(), self._shapes)
         try:
-            yield EditableParameters(self._vector, self._shapes)
+            yield parameters
         finally:
+            for view in (parameters.vector, *parameters.values()):
+                view.flags.writeable = False
             self._version += 1
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -116,8 +121,9 @@ class Module:
 
         Raises
         ------
-        ValueError
-            If entries are missing or unknown, or an entry's shape is wrong. Nothing is changed.
+        ValueError, TypeError
+            If entries are missing or unknown, or an entry's shape or dtype is wrong. Nothing is
+            changed.
         """
         missing = [name for name in self._shapes if name not in state_dict]
         unknown = [name for name in state_dict if name not in self._shapes]
@@ -126,10 +132,14 @@ class Module:
                 f"state_dict must hold exactly {list(self._shapes)}: missing {missing}, "
                 f"unknown {unknown}"
             )
-        values = {name: np.asarray(state_dict[name], np.float32) for name in self._shapes}
+        values = {}
         for name, shape in self._shapes.items():
-            if values[name].shape != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {values[name].shape}")
+            value = np.asarray(state_dict[name])
+            if value.dtype.kind not in "fiub":
+                raise TypeError(f"{name} must hold real numbers, got dtype {value.dtype}")
+            if value.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
+            values[name] = value
         with self.edit_parameters() as parameters:
             for name, value in values.items():
                 parameters[name][...] = value

@@ -45,7 +45,7 @@ def fit_picture(
     validation: Sequence[float],
     best_epoch: int,
 ) -> None:
-    """The test part with its forecasts, and the losses of every epoch.
+    """Draw the test part with its forecasts, and the losses of every epoch.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def demo_picture(
     errors: Mapping[str, Sequence[float]],
     periods: Sequence[tuple[int, int]],
 ) -> None:
-    """Yearly sunspots with one-step forecasts, and the errors by period.
+    """Draw yearly sunspots with one-step forecasts, and the errors by period.
 
     Parameters
     ----------

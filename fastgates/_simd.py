@@ -61,7 +61,7 @@ __all__ = [
 
 
 def _target_features() -> dict[str, bool]:
-    """Return what the CPU that Numba targets can do: keys ``avx``, ``avx512f``, ``fma``, ``neon``."""
+    """Return which of avx, avx512f, fma and neon the CPU that Numba targets has."""
     llvm.initialize_native_target()
     text = numba.config.CPU_FEATURES
     if text is None:

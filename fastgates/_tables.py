@@ -192,7 +192,7 @@ def write_columns(
 
 
 def format_rows(names: Sequence[str], columns: Sequence[ArrayLike]) -> list[list[str]]:
-    """The cells that ``write_columns`` writes, the names first."""
+    """Return the cells that ``write_columns`` writes, the names first."""
     lists = [np.asarray(column).tolist() for column in columns]
     if len(lists) != len(names):
         raise ValueError(f"columns must be {len(names)}, as names, got {len(lists)}")

@@ -115,6 +115,11 @@ def run(make_worker: Callable[[], Callable[[int], None]], count: int, threads: i
     make_worker : callable
         Called once in each thread that takes part; returns what runs a task by its number.
     """
+    if threads == 1 or count == 1:
+        task = make_worker()
+        for number in range(count):
+            task(number)
+        return
     numbers = itertools.count()
 
     def work() -> None:
@@ -126,12 +131,12 @@ def run(make_worker: Callable[[], Callable[[int], None]], count: int, threads: i
 
     helpers: list[Future[None]] = []
     wanted = min(threads, count) - 1
-    if wanted > 0:
-        try:
-            pool = _get_pool(max(wanted, _num_threads - 1))
-            helpers = [pool.submit(work) for _ in range(wanted)]
-        except RuntimeError:  # the interpreter is shutting down, or the pool was just replaced
-            pass
+    try:
+        pool = _get_pool(max(wanted, _num_threads - 1))
+        for _ in range(wanted):
+            helpers.append(pool.submit(work))
+    except RuntimeError:  # the interpreter is shutting down, or the pool was just replaced
+        pass
     try:
         work()
     finally:

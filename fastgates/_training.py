@@ -66,7 +66,7 @@ class Network(NamedTuple):
         options: Mapping[str, Any],
         seed: int,
     ) -> Network:
-        """A network with initial weights from `seed`."""
+        """Make a network with initial weights from `seed`."""
         first, second = (int(each) for each in np.random.SeedSequence(seed).generate_state(2))
         return cls(
             layer(columns, hidden_size, num_layers, seed=first, **options),
@@ -74,7 +74,7 @@ class Network(NamedTuple):
         )
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Outputs (B,) for windows (B, T, C)."""
+        """Return the outputs (B,) for windows (B, T, C)."""
         _, state = self.recurrent(x)
         result: NDArray[np.float32] = self.readout(_last_hidden(state))[:, 0]
         return result
@@ -82,7 +82,7 @@ class Network(NamedTuple):
     def gradients(
         self, x: NDArray[np.float32], target: NDArray[np.float32]
     ) -> tuple[float, list[Any]]:
-        """Loss and gradients for windows (B, T, C) with targets (B,)."""
+        """Return loss and gradients for windows (B, T, C) with targets (B,)."""
         _, state, tape = self.recurrent.forward(x, training=True)
         prediction, readout_tape = self.readout.forward(_last_hidden(state))
         loss, d_prediction = mse(prediction, target[:, None])
@@ -92,7 +92,7 @@ class Network(NamedTuple):
         return loss, [recurrent, readout]
 
     def weights(self) -> list[NDArray[np.float32]]:
-        """Copies of both flat parameter vectors."""
+        """Copy both flat parameter vectors."""
         return [module.parameter_vector.copy() for module in self]
 
     def restore(self, weights: Sequence[NDArray[np.float32]]) -> None:
@@ -122,7 +122,7 @@ def train(
     settings: TrainingSettings,
     progress: Callable[[Progress], None] | None = None,
 ) -> list[Epoch]:
-    """Adam with gradient clipping until the validation loss stops falling.
+    """Run Adam with gradient clipping until the validation loss stops falling.
 
     `training` and `validation` are window numbers.  The network is left with the weights of
     the epoch that had the least validation loss.
@@ -192,7 +192,7 @@ def _last_hidden(state: Any) -> NDArray[np.float32]:
 
 
 def _last_hidden_gradient(state: Any, d_hidden: Any) -> Any:
-    """The gradient of a whole final state of which only the top hidden state was used."""
+    """Return the gradient of a final state of which only the top hidden state was used."""
     if isinstance(state, tuple):
         hidden, *others = state
         return (_last_hidden_gradient(hidden, d_hidden), *map(np.zeros_like, others))

@@ -26,7 +26,7 @@ class Metrics(NamedTuple):
 
 
 def metrics(prediction: ArrayLike, truth: ArrayLike) -> Metrics:
-    """RMSE, MAE and R2 of a forecast.
+    """Compute RMSE, MAE and R2 of a forecast.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def metrics(prediction: ArrayLike, truth: ArrayLike) -> Metrics:
 
 
 def persistence(series: ArrayLike, window: int) -> NDArray[np.float64]:
-    """The forecast that nothing changes: the last target value of every window.
+    """Forecast that nothing changes: give the last target value of every window.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def persistence(series: ArrayLike, window: int) -> NDArray[np.float64]:
 def linear_autoregression(
     series: ArrayLike, window: int, horizon: int, train_end: int
 ) -> NDArray[np.float64]:
-    """Forecasts of the linear model of the same window: least squares with a constant.
+    """Forecast with the linear model of the same window: least squares with a constant.
 
     Parameters
     ----------

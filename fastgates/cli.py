@@ -21,8 +21,11 @@ from fastgates._modelfile import ModelFileError, require_library
 from fastgates._tables import DataError, format_rows, read_columns, write_columns
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fastgates.baselines import Metrics
-    from fastgates.forecasting import Progress
+    from fastgates.forecasting import Comparison, Forecaster, Progress
 
 __all__ = ["main"]
 
@@ -68,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         "fit",
         help="fit a forecaster to a column of a CSV file",
         description="Fit a forecaster to a column of a CSV file (comma-separated, names in the "
-        "first line, rows in time order at equal steps, no gaps). The first 70 %% of the rows "
-        "are for training, the next 15 %% for early stopping, the last 15 %% for the test.",
+        "first line, rows in time order at equal steps, no gaps). The first 70 percent of the rows "
+        "are for training, the next 15 percent for early stopping, the last 15 percent to test.",
     )
     fit.add_argument("data", metavar="DATA.csv")
     fit.add_argument("--target", required=True, metavar="COLUMN", help="the column to forecast")
@@ -145,11 +148,10 @@ def _fit(arguments: argparse.Namespace) -> int:
 
         check_picture(arguments.plot)
     names = list(dict.fromkeys([arguments.target, *arguments.inputs]))
-    table = read_columns(arguments.data, names)
+    values = read_columns(arguments.data, names).values
 
     from fastgates.forecasting import DivergenceError, Forecaster, chronological_split, compare
 
-    rows = len(table.values)
     model = Forecaster(
         cell=arguments.cell,
         hidden_size=arguments.hidden,
@@ -163,49 +165,57 @@ def _fit(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     with _naming(arguments.data):
-        split = chronological_split(rows, arguments.window, arguments.horizon)
+        split = chronological_split(len(values), model.window, model.horizon)
+        test = f"{split.validation_end + 1}-{len(values)}"
         print(
-            f"{arguments.data}: {rows} rows; training 1-{split.train_end}, validation "
-            f"{split.train_end + 1}-{split.validation_end}, test {split.validation_end + 1}-{rows}"
+            f"{arguments.data}: {len(values)} rows; training 1-{split.train_end}, "
+            f"validation {split.train_end + 1}-{split.validation_end}, test {test}"
         )
         try:
             with _progress_bar(model.cell) as progress:
-                model.fit(table.values, split, columns=names, progress=progress)
+                model.fit(values, split, columns=names, progress=progress)
         except DivergenceError as error:
             print(f"fastgates: error: {_one_line(error)}", file=sys.stderr)
             return 1
-    record = model.record
     print(
-        f"{model.parameter_count} parameters; {record['epochs_run']} epochs, "
-        f"the weights of epoch {record['best_epoch']} are kept\n"
+        f"{model.parameter_count} parameters; {model.record['epochs_run']} epochs, "
+        f"the weights of epoch {model.record['best_epoch']} are kept\n"
     )
-    forecasts, errors = compare(model, table.values, split.validation_end)
-    _print_metrics(f"test rows {split.validation_end + 1}-{rows}", errors)
-    record["data"] = os.path.basename(arguments.data)
-    record["test"] = {
-        name: {
-            key: value if math.isfinite(value) else None for key, value in each._asdict().items()
-        }
-        for name, each in errors.items()
-    }
+    comparison = compare(model, values, split.validation_end)
+    _print_metrics(f"test rows {test}", comparison.errors)
     if arguments.out is not None:
+        model.record["data"] = os.path.basename(arguments.data)
+        model.record["test"] = {
+            name: _json_metrics(each) for name, each in comparison.errors.items()
+        }
         model.save(arguments.out)
         print(f"\nmodel: {arguments.out}")
     if arguments.plot is not None:
-        from fastgates._plots import fit_picture
-
-        fit_picture(
-            arguments.plot,
-            f"{arguments.target}, {arguments.horizon} ahead, in the test part",
-            range(split.validation_end + 1, rows + 1),
-            table.values[split.validation_end :, 0],
-            forecasts,
-            [epoch.loss for epoch in record["history"]],
-            [epoch.validation_loss for epoch in record["history"]],
-            record["best_epoch"],
-        )
+        _draw_fit(arguments, model, values, split.validation_end, comparison)
         print(f"picture: {arguments.plot}")
     return 0
+
+
+def _draw_fit(
+    arguments: argparse.Namespace,
+    model: Forecaster,
+    values: NDArray[np.float64],
+    start: int,
+    comparison: Comparison,
+) -> None:
+    from fastgates._plots import fit_picture
+
+    history = model.record["history"]
+    fit_picture(
+        arguments.plot,
+        f"{arguments.target}, {model.horizon} ahead, in the test part",
+        range(start + 1, len(values) + 1),
+        values[start:, 0],
+        comparison.forecasts,
+        [epoch.loss for epoch in history],
+        [epoch.validation_loss for epoch in history],
+        model.record["best_epoch"],
+    )
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -316,7 +326,7 @@ def _naming(path: str) -> Iterator[None]:
 
 @contextmanager
 def _progress_bar(name: str) -> Iterator[Callable[[Progress], None]]:
-    """A bar over all steps of a training, with loss, validation loss and gradient norm."""
+    """Show a bar over all steps of a training, with loss, validation loss and gradient norm."""
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
@@ -355,6 +365,13 @@ def _print_metrics(title: str, errors: dict[str, Metrics]) -> None:
     for name, (rmse, mae, r2) in errors.items():
         shown = f"{r2:7.4f}" if math.isfinite(r2) else "    n/a"
         print(f"{name:<{width}}  {rmse:10.5g}  {mae:10.5g}  {shown}")
+
+
+def _json_metrics(errors: Metrics) -> dict[str, float | None]:
+    """JSON has no NaN: an R2 that does not exist is null."""
+    return {
+        name: value if math.isfinite(value) else None for name, value in errors._asdict().items()
+    }
 
 
 def _one_line(error: BaseException) -> str:

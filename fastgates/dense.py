@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._checks import positive_integer, real_array
-from ._parameters import Gradients, Module, Shapes, split
+from ._parameters import Gradients, Module, split
 from ._vecmath import sigmoid_array, tanh_array
 from .engine.linear import affine, affine_gradients, pack_affine
 
@@ -79,8 +79,10 @@ class Dense(Module):
             raise ValueError(f"activation must be one of {list(_ACTIVATIONS)}, got {activation!r}")
         self.activation = activation
         self.bias = bool(bias)
-        shapes: Shapes = {"weight": (self.output_size, self.input_size)}
-        super().__init__(shapes | {"bias": (self.output_size,)} if self.bias else shapes)
+        shapes: dict[str, tuple[int, ...]] = {"weight": (self.output_size, self.input_size)}
+        if self.bias:
+            shapes["bias"] = (self.output_size,)
+        super().__init__(shapes)
         self._packed: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None
         bound = 1 / np.sqrt(self.input_size)
         self._vector[:] = np.random.default_rng(seed).uniform(-bound, bound, self._vector.size)
@@ -90,7 +92,7 @@ class Dense(Module):
 
     def __call__(self, x: Any) -> np.ndarray:
         """Return the map of `x` (..., input_size), float32 of shape (..., output_size)."""
-        return self._map(self._check("x", x, self.input_size))
+        return self._map(real_array("x", x, self._shape_of_x()))
 
     def forward(self, x: Any) -> tuple[np.ndarray, DenseTape]:
         """Return the map of `x` and the tape that :meth:`backward` needs.
@@ -101,7 +103,7 @@ class Dense(Module):
             Read-only, since the tape needs it.
         tape : DenseTape
         """
-        x = self._check("x", x, self.input_size)
+        x = real_array("x", x, self._shape_of_x(), copy=True)
         y = self._map(x)
         y.flags.writeable = False
         return y, DenseTape(self, self._version, x, y)
@@ -132,16 +134,15 @@ class Dense(Module):
             raise RuntimeError(
                 "parameters changed since the forward pass: call forward again for a new tape"
             )
-        d_y = real_array("d_output", d_output, tape.y.shape)
+        shape = [(f"axis {i}", size) for i, size in enumerate(tape.y.shape)]
+        d_y = real_array("d_output", d_output, shape)
         tape.used = True
         d_z = np.ascontiguousarray(_ACTIVATIONS[self.activation][1](d_y, tape.y), np.float32)
         d_z = d_z.reshape(-1, self.output_size)
         x = tape.x.reshape(-1, self.input_size)
         vector = np.empty_like(self._vector)
         by_name = split(vector, self._shapes)
-        by_name["weight"][...], d_bias = affine_gradients(x, d_z)
-        if self.bias:
-            by_name["bias"][...] = d_bias
+        affine_gradients(x, d_z, by_name["weight"], by_name.get("bias"))
         d_x = None
         if input_gradient:
             weight = self.parameters["weight"]
@@ -149,10 +150,8 @@ class Dense(Module):
             d_x = affine(d_z, panel, zero, self.output_size, self.input_size).reshape(tape.x.shape)
         return Gradients(d_x, None, by_name, vector)
 
-    def _check(self, name: str, value: Any, size: int) -> np.ndarray:
-        array = np.asarray(value)
-        axes = [f"axis_{i}" for i in range(max(array.ndim, 1) - 1)]
-        return real_array(name, array, (*axes, size))
+    def _shape_of_x(self) -> tuple[str, tuple[str, int]]:
+        return "...", ("input_size", self.input_size)
 
     def _map(self, x: np.ndarray) -> np.ndarray:
         packed, version = self._packed, self._version

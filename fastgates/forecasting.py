@@ -454,7 +454,7 @@ def chronological_split(
 def compare(
     model: Forecaster, series: ArrayLike, start: int, stop: int | None = None
 ) -> Comparison:
-    """Forecasts and errors of a fitted model and of both baselines on the rows ``start:stop``.
+    """Compare a fitted model with both baselines on the rows ``start:stop``.
 
     Parameters
     ----------
@@ -499,7 +499,7 @@ def _settings(model: Forecaster) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON knows it: NumPy numbers and arrays as Python's."""
+    """Turn NumPy numbers and arrays into what JSON knows."""
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
@@ -538,7 +538,7 @@ def _standardised(values: NDArray[np.float64], scaling: _Scaling) -> NDArray[np.
 def _target_changes(
     values: NDArray[np.float64], window: int, horizon: int, scaling: _Scaling
 ) -> NDArray[np.float32]:
-    """What the network should give for each window whose target row is in `values`."""
+    """Compute what the network should give for each window whose target row is in `values`."""
     last = values[window - 1 : len(values) - horizon, 0]
     return ((values[window + horizon - 1 :, 0] - last) / scaling.change).astype(np.float32)
 

@@ -16,7 +16,6 @@ from . import cells
 from ._checks import positive_integer, probability, real_array
 from ._parameters import Gradients, Module, split
 from .engine import passes
-from .engine.pack import ForwardPanels, TransposedPanels, pack_forward, pack_transposed
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SimplifiedGRU", "Tape"]
 
@@ -32,7 +31,7 @@ class Tape:
     owner: Recurrent
     version: int
     batch: passes.Batch
-    initial: np.ndarray
+    initial: np.ndarray | None
     inputs: list[np.ndarray]  # of each stacked layer
     outputs: list[np.ndarray]
     masks: list[np.ndarray | None]  # of dropout, applied to each layer's input
@@ -88,7 +87,9 @@ class Recurrent(Module):
         self.num_directions = 2 if self.bidirectional else 1
         self._unit_constant = None
         if unit_constant is not None:
-            self._unit_constant = real_array("unit_constant", unit_constant, (self.hidden_size,))
+            self._unit_constant = real_array(
+                "unit_constant", unit_constant, (("hidden_size", self.hidden_size),)
+            )
         self._directions = [
             passes.Direction(
                 self.cell,
@@ -111,8 +112,8 @@ class Recurrent(Module):
                 shapes[f"bias_ih_{suffix}"] = (rows,)
                 shapes[f"bias_hh_{suffix}"] = (rows,)
         super().__init__(shapes)
-        self._packed: tuple[int, list[ForwardPanels]] | None = None
-        self._transposed: tuple[int, list[TransposedPanels]] | None = None
+        self._packed: tuple[int, list[passes.Prepared]] | None = None
+        self._transposed: tuple[int, list[passes.Prepared]] | None = None
         random, self._dropout_random = np.random.default_rng(seed).spawn(2)
         bound = 1 / np.sqrt(self.hidden_size)
         self._vector[:] = random.uniform(-bound, bound, self._vector.size)
@@ -126,12 +127,8 @@ class Recurrent(Module):
         return f"{type(self).__name__}({', '.join(options)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Kernels are found again by the cell's name, and panels are packed again.
-        return self.__dict__ | {"cell": self.cell.name, "_packed": None, "_transposed": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.cell = cells.get(state["cell"])
+        # Packed weights hold addresses: a copy packs its own.
+        return self.__dict__ | {"_packed": None, "_transposed": None}
 
     def _suffix(self, direction: passes.Direction) -> str:
         layer, reverse = divmod(direction.index, self.num_directions)
@@ -149,45 +146,51 @@ class Recurrent(Module):
             by_name.get(f"bias_hh_{suffix}"),
         )
 
-    def _forward_panels(self) -> list[ForwardPanels]:
+    def _prepared(self) -> list[passes.Prepared]:
+        """Return the packed weights of each direction, packed anew after a change."""
         packed, version = self._packed, self._version
         if packed is None or packed[0] != version:
             values = split(self._vector, self._shapes)
-            panels = [
-                pack_forward(self.cell, *self._weights(values, direction), self._unit_constant)
+            prepared = [
+                direction.prepare(*self._weights(values, direction), self._unit_constant)
                 for direction in self._directions
             ]
-            packed = self._packed = (version, panels)
+            packed = self._packed = (version, prepared)
         return packed[1]
 
-    def _transposed_panels(self) -> list[TransposedPanels]:
+    def _prepared_backward(self) -> list[passes.Prepared]:
         packed, version = self._transposed, self._version
         if packed is None or packed[0] != version:
             values = split(self._vector, self._shapes)
-            panels = [
-                pack_transposed(self.cell, *self._weights(values, direction)[:2])
+            prepared = [
+                direction.prepare_backward(*self._weights(values, direction)[:2])
                 for direction in self._directions
             ]
-            packed = self._transposed = (version, panels)
+            packed = self._transposed = (version, prepared)
         return packed[1]
 
     # -- Checks -----------------------------------------------------------------------------------
 
-    def _states_in(self, name: str, state: State, batch_size: int) -> np.ndarray:
+    def _states_in(self, name: str, state: State, batch_size: int) -> np.ndarray | None:
         """Return a state of the user's as one array (states, layers * directions, B, H)."""
-        shape = (len(self._directions), batch_size, self.hidden_size)
-        names = self.cell.states
         if state is None:
-            return np.zeros((len(names), *shape), np.float32)
+            return None
+        shape = (
+            ("num_layers * num_directions", len(self._directions)),
+            ("batch_size", batch_size),
+            ("hidden_size", self.hidden_size),
+        )
+        names = self.cell.states
         if len(names) == 1:
-            return real_array(name, state, shape)[None]
+            return real_array(name, state, shape, copy=True)[None]
         if (
             isinstance(state, np.ndarray)
             or not isinstance(state, Sequence)
             or len(state) != len(names)
         ):
             raise ValueError(
-                f"{name} must be a tuple ({', '.join(names)}) of arrays of shape {shape}, "
+                f"{name} must be a tuple ({', '.join(names)}) of arrays of shape "
+                f"{tuple(size for _, size in shape)}, "
                 f"got {type(state).__name__}"
             )
         parts = [real_array(f"{name}[{i}]", part, shape) for i, part in enumerate(state)]
@@ -217,7 +220,7 @@ class Recurrent(Module):
                     f"resets must be bool of shape (batch_size={size}, time={time}), got shape "
                     f"{resets.shape} of dtype {resets.dtype}"
                 )
-            resets = np.ascontiguousarray(resets).view(np.uint8)
+            resets = resets.astype(np.uint8, order="C")
         return passes.Batch.of(size, time, lengths, resets)
 
     # -- Passes -----------------------------------------------------------------------------------
@@ -293,13 +296,18 @@ class Recurrent(Module):
         keep: bool,
         training: bool = False,
     ) -> tuple[np.ndarray, State, Tape | None]:
-        current = real_array("x", x, ("batch_size", "time", self.input_size))
+        # A tape must not change with the caller's arrays, so with one they are copied.
+        axes = ("batch_size", "time", ("input_size", self.input_size))
+        current = real_array("x", x, axes, copy=keep)
         batch = self._batch(current, lengths, resets)
         initial = self._states_in("initial_state", initial_state, batch.size)
         tape = Tape(self, self._version, batch, initial, [], [], [], []) if keep else None
         empty = batch.size == 0 or batch.time == 0
-        final = initial.copy() if empty else np.empty_like(initial)
-        panels = self._forward_panels()
+        states = (len(self.cell.states), len(self._directions), batch.size, self.hidden_size)
+        final = np.empty(states, np.float32)
+        if empty:
+            final[...] = 0 if initial is None else initial
+        prepared = self._prepared()
         for layer in range(self.num_layers):
             mask = None
             if layer > 0 and training and self.dropout > 0:
@@ -312,16 +320,8 @@ class Recurrent(Module):
             for direction in self._layer(layer):
                 saved = None
                 if not empty:
-                    saved = passes.forward(
-                        direction,
-                        panels[direction.index],
-                        batch,
-                        current,
-                        initial,
-                        output,
-                        final,
-                        keep,
-                    )
+                    weights = prepared[direction.index]
+                    saved = direction.forward(weights, batch, current, initial, output, final, keep)
                 if tape is not None:
                     tape.saved.append(saved)
             if tape is not None:
@@ -382,41 +382,29 @@ class Recurrent(Module):
         batch, outputs = tape.batch, tape.outputs
         d_current = None
         if d_output is not None:
-            d_current = real_array("d_output", d_output, outputs[-1].shape)
+            d_current = real_array("d_output", d_output, _named(outputs[-1].shape))
         d_final = self._states_in("d_final_state", d_final_state, batch.size)
         tape.used = True
-        d_initial = np.empty_like(d_final)
+        states = (len(self.cell.states), len(self._directions), batch.size, self.hidden_size)
         vector = np.zeros(self._vector.size, np.float32)
         by_name = split(vector, self._shapes)
         if batch.size == 0 or batch.time == 0:
             d_input = np.zeros_like(tape.inputs[0]) if input_gradient else None
-            return Gradients(d_input, self._states_out(d_final), by_name, vector)
-        panels = self._transposed_panels()
-        constants = [panel.unit_constant for panel in self._forward_panels()]
+            d_initial = np.zeros(states, np.float32) if d_final is None else d_final
+            return Gradients(d_input, self._states_out(d_initial), by_name, vector)
+        d_initial = np.empty(states, np.float32)
+        prepared = self._prepared_backward()
         for layer in reversed(range(self.num_layers)):
-            x, output = tape.inputs[layer], outputs[layer]
             d_input = None
             for direction in self._layer(layer):
-                index = direction.index
-                saved = tape.saved[index]
+                saved = tape.saved[direction.index]
                 assert saved is not None
+                x = tape.inputs[layer]
                 part = np.zeros(x.shape, np.float32) if layer > 0 or input_gradient else None
-                passes.backward(
-                    direction,
-                    panels[index],
-                    constants[index],
-                    batch,
-                    saved,
-                    output,
-                    tape.initial,
-                    d_current,
-                    d_final,
-                    d_initial,
-                    part,
-                )
-                weights = self._weights(by_name, direction)
-                passes.gradients(direction, batch, saved, x, output, tape.initial, *weights)
-                tape.saved[index] = None
+                weights = prepared[direction.index]
+                direction.backward(weights, batch, saved, d_current, d_final, d_initial, part)
+                direction.gradients(batch, saved, *self._weights(by_name, direction))
+                tape.saved[direction.index] = None
                 d_input = part if d_input is None or part is None else d_input + part
             mask = tape.masks[layer]
             d_current = d_input if mask is None or d_input is None else d_input * mask
@@ -462,7 +450,7 @@ class RNN(Recurrent):
             values = np.asarray(leak)
             if values.ndim == 0:
                 values = np.full(hidden_size, values)
-            constant = real_array("leak", values, (hidden_size,))
+            constant = real_array("leak", values, (("hidden_size", hidden_size),))
             if not ((constant >= 0) & (constant <= 1)).all():
                 raise ValueError(f"leak must be in [0, 1], got {leak!r}")
         name = ("leaky_rnn" if leak is not None else "rnn") + "_relu" * (nonlinearity == "relu")
@@ -540,9 +528,9 @@ class GRU(Recurrent):
 
 
 class LSTM(Recurrent):
-    """Long short-term memory with a forget gate (Hochreiter and Schmidhuber 1997, Gers et al. 2000).
+    """Long short-term memory with a forget gate.
 
-    ::
+    Hochreiter and Schmidhuber (1997), with the gate of Gers et al. (2000)::
 
         i = sigm(W_hi h + b_hi + W_ii x + b_ii)
         f = sigm(W_hf h + b_hf + W_if x + b_if)
@@ -577,6 +565,11 @@ class LSTM(Recurrent):
                 for direction in self._directions:
                     parameters[f"bias_ih_{self._suffix(direction)}"][gate] = self.forget_bias
                     parameters[f"bias_hh_{self._suffix(direction)}"][gate] = 0
+
+
+def _named(shape: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
+    names = ("batch_size", "time", "num_directions * hidden_size")
+    return tuple(zip(names, shape, strict=True))
 
 
 def _only_known_options(layer: type, options: dict[str, Any]) -> None:

@@ -100,7 +100,7 @@ class Optimizer:
                 self._update(parameters.vector, vector, buffers, first, second)
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of the settings, the step count and every buffer.
+        """Copy the settings, the step count and every buffer.
 
         Returns
         -------

@@ -22,24 +22,6 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
-def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: a sweep of minutes; run with --slow")
-    config.addinivalue_line("markers", "parity: compares with PyTorch")
-
-
-def pytest_collection_modifyitems(config, items):
-    asked = config.getoption("--slow") or "slow" in (config.getoption("-m") or "")
-    if asked:
-        return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
-
-
 @pytest.fixture(params=CELLS, ids=str)
 def case(request):
     """Every cell with every option that changes its equations."""

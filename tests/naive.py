@@ -56,7 +56,7 @@ class RNN:
 
 
 class SimplifiedGRU:
-    """f = sigm(Wf h + Uf x); g = tanh(Wg h + Ug x); h' = f h + (1 - f) g. Rows in the order f, g."""
+    """f = sigm(Wf h + Uf x); g = tanh(Wg h + Ug x); h' = f h + (1 - f) g. Rows: f, g."""
 
     gates = 2
     num_states = 1
@@ -322,7 +322,7 @@ def backward(tape, d_output=None, d_final_state=None):
     Returns
     -------
     d_input : (B, T, I)
-    d_initial_state : (L*D, B, H) or a pair; every piece that starts from the initial state adds to it
+    d_initial_state : (L*D, B, H) or a pair; every piece that starts from the initial state adds
     d_parameters : dict with the names of the parameters
     """
     cell = tape.cell

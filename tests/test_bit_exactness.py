@@ -5,7 +5,6 @@ whole, in chunks or step by step, with any number of threads; parameter gradient
 with any number of threads. Every comparison here is for equality.
 """
 
-import fastgates as fg
 import numpy as np
 import pytest
 from helpers import (
@@ -21,6 +20,10 @@ from helpers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import fastgates as fg
+from fastgates.engine import gradients as weight_gradients
+from fastgates.engine import linear, passes
 
 SIZES = {
     "seed": st.integers(0, 2**32 - 1),
@@ -236,7 +239,14 @@ def test_any_number_of_threads(case, sizes, layout):
         assert_same_state(f"final_state of a call, {threads} threads", called_final, final_state)
 
 
-@pytest.mark.usefixtures("restore_threads")
+@pytest.fixture
+def share_out_small_work(monkeypatch):
+    """Small work is shared out too, which else stays in the caller's thread."""
+    for module in (passes, weight_gradients, linear):
+        monkeypatch.setattr(module, "SMALL_WORK", 0)
+
+
+@pytest.mark.usefixtures("restore_threads", "share_out_small_work")
 @few_examples
 @given(threads=st.sampled_from([2, 3, 7]), **SIZES, **DIRECTIONS, **VARYING)
 def test_any_size_with_any_number_of_threads(case, threads, **options):

@@ -3,8 +3,9 @@
 import numba
 import numpy as np
 import pytest
-from fastgates import _jit, _simd, _vecmath
 from helpers import CELLS, first, make_problem, run_python
+
+from fastgates import _jit, _simd, _vecmath
 
 EDGES = np.array(
     [

@@ -7,4 +7,4 @@ from ._cell import Cell, get, register, registered
 
 __all__ = ["Cell", "get", "register", "registered"]
 
-from . import gru, lstm, rnn, simplified_gru  # noqa: E402, F401  (they register themselves)
+from . import gru, lstm, rnn, simplified_gru  # noqa: F401  (they register themselves)

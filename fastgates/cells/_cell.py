@@ -67,6 +67,10 @@ class Cell:
                 f"got {self.stages}"
             )
 
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        # Copies and pickles go by the name: Numba would copy kernels without their disk cache.
+        return get, (self.name,)
+
     @property
     def first_input_slot(self) -> int:
         """The first slot that takes a product with the input."""

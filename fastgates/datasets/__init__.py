@@ -36,7 +36,7 @@ class Sunspots(NamedTuple):
 
 
 def sunspots_path(period: str = "yearly") -> Path:
-    """Where the CSV file of the series lies, for ``fastgates fit`` or any other reader.
+    """Say where the CSV file of the series lies, for ``fastgates fit`` or any other reader.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def sunspots_path(period: str = "yearly") -> Path:
 
 
 def load_sunspots(period: str = "yearly") -> Sunspots:
-    """The sunspot numbers as arrays.
+    """Load the sunspot numbers as arrays.
 
     Parameters
     ----------

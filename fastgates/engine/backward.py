@@ -11,8 +11,8 @@ state one step earlier. Weight gradients follow when all rows are done
     but the first, which no cell needs). `d_old_states` holds what does not pass through a product.
     In a cell of two stages, the slots of the first stage are given back as they were.
 ``first_equations(d_source, saved, states, constant) -> (d_slots_of_first_stage, d_hidden)``
-    Only for cells with two stages: from the gradient of what the second stage multiplied; `d_hidden`
-    is added to the gradient of the hidden state.
+    Only for cells with two stages: from the gradient of what the second stage multiplied;
+    `d_hidden` is added to the gradient of the hidden state.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from __future__ import annotations
 from .._jit import INT0, STAMP, helper, kernel
 from .._simd import LANES, float_pointer, int_pointer, load, splat, store
 from .._vecmath import ZERO
+from .call import record
 from .forward import load_row, load_states, restarts_at, row_of_step, store_row, store_states
 from .tile import (
     for_each,
     gathered,
-    load_tile,
     merged,
     product,
     scaled,
@@ -42,7 +42,7 @@ __all__ = ["backward_pass"]
 @kernel
 def gather_states(calls, active, step, n_rows, n_states, stamp=STAMP):
     """Copy the states before this step, wherever they are, to padded rows ``[state][i][Hp]``."""
-    call = calls[0]
+    call = record(calls)
     state, start = float_pointer(call.state), float_pointer(call.start)
     output, cells = float_pointer(call.output), float_pointer(call.cells)
     width = call.n_blocks * LANES
@@ -97,7 +97,7 @@ def _differentiate_units(call, active, n_rows, equations, slots, states):
 
 
 @helper
-def _product_of_slots(tile, call, rows, blocks, panel, slots):
+def _product_of_slots(tile, call, rows, groups, units, panel, slots):
     """Add the product of some slots with a transposed panel.
 
     Parameters
@@ -111,36 +111,39 @@ def _product_of_slots(tile, call, rows, blocks, panel, slots):
     starts = scaled(rows, call.n_blocks * n_slots * LANES)
     # Where the slots are all there are, their blocks lie side by side: one long sum.
     n_parts, length = (1, call.n_blocks * count) if count == n_slots else (call.n_blocks, count)
-    panel_starts = scaled(blocks, call.n_blocks * count * LANES * LANES)
+    panel_starts = scaled(groups, call.n_blocks * count * LANES * LANES)
+    step = len(units) * LANES
     for part in range(n_parts):
         source = float_pointer(call.saved + 4 * (first + part * n_slots) * LANES)
-        here = float_pointer(panel + 4 * part * count * LANES * LANES)
-        tile = product(tile, source, starts, 1, here, panel_starts, LANES, length * LANES)
+        here = float_pointer(panel + 4 * part * count * LANES * step)
+        tile = product(tile, source, starts, 1, here, panel_starts, step, length * LANES)
     return tile
 
 
 @helper
-def _store_vector(vectors, i, block, a):
+def _add_vector(vectors, i, block, a):
     target, width = a
-    store(target, i * width + block * LANES, vectors[0])
+    place = i * width + block * LANES
+    store(target, place, load(target, place) + vectors[0])
 
 
 @helper
-def _state_tile(rows, blocks, a):
+def _state_tile(rows, groups, units, a):
     """Add to the gradient of the hidden state what comes through the product."""
     call, slots = a
     width = call.n_blocks * LANES
     d_state = float_pointer(call.d_state)
-    tile = load_tile(d_state, scaled(rows, width), scaled(blocks, LANES), (0,))
+    # From zero, and joined at the end: beside a large gradient each term would lose its last bits.
+    tile = zero_tile(rows, groups, units)
     places = gathered(int_pointer(call.where), rows, 1)
-    tile = _product_of_slots(tile, call, places, blocks, call.panel_t, slots)
-    for_each(_store_vector, tile, rows, blocks, (d_state, width))
+    tile = _product_of_slots(tile, call, places, groups, units, call.panel_t, slots)
+    for_each(_add_vector, tile, rows, groups, units, (d_state, width))
 
 
 @kernel
 def differentiate_state(calls, active, count, n_slots, stamp=STAMP):
     """Carry the gradients of the first `count` slots to the state before the step."""
-    call = calls[0]
+    call = record(calls)
     walk(active, call.n_blocks, (0,), _state_tile, (call, (INT0, count, n_slots)))
 
 
@@ -162,14 +165,14 @@ def _finish_source(vectors, i, block, a):
 
 
 @helper
-def _source_tile(rows, blocks, a):
+def _source_tile(rows, groups, units, a):
     """Compute the gradient of what the second stage multiplied and pass it on in registers."""
     call, n_rows, stage, stage_2, slots, states, equations = a
-    tile = zero_tile(rows, blocks, (0,))
+    tile = zero_tile(rows, groups, units)
     places = gathered(int_pointer(call.where), rows, 1)
     parts = (INT0 + len(stage), INT0 + len(stage_2), INT0 + len(slots))
-    tile = _product_of_slots(tile, call, places, blocks, call.panel_t_2, parts)
-    for_each(_finish_source, tile, rows, blocks, (call, n_rows, slots, states, equations))
+    tile = _product_of_slots(tile, call, places, groups, units, call.panel_t_2, parts)
+    for_each(_finish_source, tile, rows, groups, units, (call, n_rows, slots, states, equations))
 
 
 @helper
@@ -180,19 +183,19 @@ def _store_input(vectors, row, block, call):
 
 
 @helper
-def _input_tile(rows, blocks, a):
+def _input_tile(rows, groups, units, a):
     """Compute the gradient of the input."""
     call, slots = a
-    tile = zero_tile(rows, blocks, (0,))
+    tile = zero_tile(rows, groups, units)
     places = gathered(int_pointer(call.where), rows, 1)
-    tile = _product_of_slots(tile, call, places, blocks, call.input_panel_t, slots)
-    for_each(_store_input, tile, rows, blocks, call)
+    tile = _product_of_slots(tile, call, places, groups, units, call.input_panel_t, slots)
+    for_each(_store_input, tile, rows, groups, units, call)
 
 
 @kernel
 def differentiate_inputs(calls, begin, end, first, count, n_slots, stamp=STAMP):
     """Compute the gradient of the input for all steps of the positions begin ... end."""
-    call = calls[0]
+    call = record(calls)
     where, lengths = int_pointer(call.where), int_pointer(call.lengths)
     n_blocks = (call.input_size + LANES - 1) // LANES
     position, step = begin, INT0
@@ -214,7 +217,7 @@ def differentiate_inputs(calls, begin, end, first, count, n_slots, stamp=STAMP):
 @kernel
 def start_backward(calls, begin, end, n_states, stamp=STAMP):
     """Load the initial states and the gradients of the final ones; clear those of the initial."""
-    call = calls[0]
+    call = record(calls)
     load_states(calls, begin, end, call.initial, call.start, n_states)
     load_states(calls, begin, end, call.d_final, call.d_state, n_states)
     d_start = float_pointer(call.d_start)
@@ -225,7 +228,7 @@ def start_backward(calls, begin, end, n_states, stamp=STAMP):
 @kernel
 def release_restarted(calls, active, step, n_rows, n_states, stamp=STAMP):
     """Where a row started at this step, its state's gradient belongs to the initial state."""
-    call = calls[0]
+    call = record(calls)
     d_state, d_start = float_pointer(call.d_state), float_pointer(call.d_start)
     width = call.n_blocks * LANES
     for i in range(active):
@@ -255,15 +258,15 @@ def backward_pass(
 
     Parameters
     ----------
-    calls : record array
-        One record, see :mod:`fastgates.engine.call`.
+    calls : int64 array
+        A call, see :mod:`fastgates.engine.call`.
     equations, first_equations : function
         The cell's (see the module's docstring); the second None for cells of one stage.
     slots, states, inputs, stage, stage_2 : shape
         Tuples as long as the number of slots, of states, of slots that take a product with the
         input (from the slot `first_input` on), and of the slots of each stage.
     """
-    call = calls[0]
+    call = record(calls)
     n_slots, n_states = INT0 + len(slots), INT0 + len(states)
     n_rows = end - begin
     where, lengths = int_pointer(call.where), int_pointer(call.lengths)

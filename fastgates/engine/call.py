@@ -1,8 +1,8 @@
 """The record that a kernel is called with: sizes and addresses of one pass over one layer.
 
-A kernel takes an array of one such record, so every kernel has the same signature, a call from
-Python costs little, and fields have names on both sides. Addresses are of C-contiguous arrays made
-or checked by :mod:`fastgates.engine.passes`, which keeps the arrays alive for the call.
+A kernel takes an int64 array, so every kernel has the same signature and a call from Python costs
+little; :func:`record` gives its entries names inside kernels, :data:`FIELD` outside. Addresses are
+of C-contiguous arrays made or checked by :mod:`fastgates.engine.passes`, which keeps them alive.
 
 Size letters, in elements: B batch, T time, I input_size, H hidden_size; units are padded to
 ``Hp = n_blocks * LANES``; S slots a unit; N states. ``row = b * T + t`` numbers the steps of the
@@ -12,42 +12,52 @@ processed in the order ``order`` (longest sequence first), position i there bein
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from typing import Any
 
 import numpy as np
+from numba.core import types
+from numba.extending import intrinsic
+from numba.np.numpy_support import from_dtype
 
-__all__ = ["CALL", "address", "make_call"]
+__all__ = ["FIELD", "N_FIELDS", "address", "make_call", "record"]
 
-_FIELDS = (
-    # sizes and switches
-    "time",  # T
-    "input_size",  # I
-    "hidden_size",  # H
-    "n_blocks",  # ceil(H / LANES)
-    "reverse",  # 1: time runs from the end of each sequence to its start
-    "chunk_rows",  # rows of `workspace`
-    # the batch
-    "order",  # int64 (B): row of the batch at each position
-    "lengths",  # int64 (B): steps at each position, descending
-    "resets",  # uint8 (B * T), or 0: a reset before that step
+_NAMES = (
     # arrays of steps
     "x",  # (B * T, I)
     "output",  # (B * T, output_stride), this direction's columns
     "output_stride",
-    "initial",  # (N, ..., B, H), strided by state_stride from state to state
+    "initial",  # (N, ..., B, H), strided by state_stride from state to state; 0: zeros
     "final",  # the same
     "state_stride",
-    "saved",  # (B * T, S * Hp), or 0: what back-propagation needs
+    "saved",  # (B * T, S * Hp), or 0: what back-propagation needs, then gradients of the slots
     "cells",  # (B * T, (N - 1) * Hp): the states other than the first
     "sources",  # (B * T, Hp): what a second stage multiplied
+    # the batch
+    "batch",  # B
+    "time",  # T
+    "order",  # int64 (B): row of the batch at each position
+    "lengths",  # int64 (B): steps at each position, descending
+    "resets",  # uint8 (B * T), or 0: a reset before that step
+    # the layer
+    "input_size",  # I
+    "hidden_size",  # H
+    "n_blocks",  # ceil(H / LANES)
+    "n_slots",  # S
+    "first_input",  # the first slot that takes a product with the input
+    "n_inputs",  # how many do
+    "n_stage",  # slots of the first stage
+    "n_stage_2",  # and of the second
+    "reverse",  # 1: time runs from the end of each sequence to its start
     # packed weights, see fastgates.engine.pack
     "bias",  # (S * Hp)
     "unit_constant",  # (Hp)
-    "input_panel",  # [block][k of I][input slot][lane]
-    "panel",  # [block][k of H][slot of stage 1][lane]
-    "panel_2",  # the same for stage 2
-    "input_panel_t",  # [block of I][slot row][lane of I]
-    "panel_t",  # [block of H][part of slot row][lane]
+    "input_panel",
+    "panel",
+    "panel_2",
+    "input_panel_t",
+    "panel_t",
     "panel_t_2",
     # gradients
     "d_output",  # as output, or 0
@@ -56,6 +66,7 @@ _FIELDS = (
     "d_initial",  # as initial
     "d_input",  # as x, or 0
     # scratch of one worker
+    "chunk_rows",  # rows of `where` and `workspace`
     "where",  # int64 (chunk_rows): the row b * T + t of each row of the workspace
     "workspace",  # (chunk_rows, S * Hp)
     "state",  # [N + 1][rows][Hp]: the states, and the first one's next value
@@ -63,20 +74,71 @@ _FIELDS = (
     "start",  # [N][rows][Hp]: the initial states
     "d_state",  # [N][rows][Hp]
     "d_start",  # [N][rows][Hp]
+    # weight gradients
+    "chunk",  # steps a chunk
+    "a",  # scratch (chunk, a_stride): inputs, states before the step, sources
+    "a_stride",
+    "b",  # scratch (chunk, b_stride): gradients of the slots, [slot][owned block][lane]
+    "b_stride",
+    "d_input_panel",  # [slot][block][k][lane] for the slots that each has
+    "d_panel",
+    "d_panel_2",
+    "d_bias",  # [slot][block][lane]
+    "n_units",  # H, or the outputs of an affine map
+    "input_slots",  # int64 (gates): the slot of each gate's product with the input
+    "recurrent_slots",  # and with the state
+    "d_weight_ih",  # results in PyTorch's layout, (gates * n_units, I)
+    "d_weight_hh",  # (gates * n_units, H)
+    "d_bias_ih",  # (gates * n_units), or 0
+    "d_bias_hh",
 )
 
-CALL = np.dtype([(name, np.int64) for name in _FIELDS])
+FIELD = {name: place for place, name in enumerate(_NAMES)}
+N_FIELDS = len(_NAMES)
+
+_RECORD = from_dtype(np.dtype([(name, np.int64) for name in _NAMES]))
+
+
+@intrinsic
+def record(typingctx, call):  # type: ignore[no-untyped-def]
+    """Return the int64 array `call` as a record with named fields (for kernels)."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.bitcast(data, context.get_value_type(_RECORD))
+
+    return _RECORD(types.Array(types.int64, 1, "C")), codegen
 
 
 def make_call(**fields: int) -> np.ndarray:
-    """Return a record array of one call; fields that are not given are 0."""
-    unknown = fields.keys() - set(_FIELDS)
-    if unknown:
-        raise KeyError(f"no such fields of a call: {sorted(unknown)}")
-    get = fields.get
-    return np.array([get(name, 0) for name in _FIELDS], dtype=np.int64).view(CALL)
+    """Return the int64 array of a call; fields that are not given are 0."""
+    call = np.zeros(N_FIELDS, np.int64)
+    for name, value in fields.items():
+        call[FIELD[name]] = value
+    return call
 
 
-def address(array: Any) -> int:
-    """Return the address of the first element of an array, 0 for None."""
+def _address_by_interface(array: Any) -> int:
     return 0 if array is None else array.__array_interface__["data"][0]
+
+
+# NumPy's public ways to an address take microseconds, as long as a whole step of a small network.
+# An array object starts with Python's header and then this pointer (``PyArrayObject_fields``).
+_POINTER_PLACE = object.__basicsize__
+_pointer_at = ctypes.c_size_t.from_address
+
+
+def _address_by_layout(array: Any) -> int:
+    return 0 if array is None else _pointer_at(id(array) + _POINTER_PLACE).value
+
+
+def _layout_is_known() -> bool:
+    """Tell whether array objects look as expected, on two arrays."""
+    if sys.implementation.name != "cpython":
+        return False
+    samples = (np.zeros(3), np.zeros((2, 2), np.float32)[1:])
+    return all(_address_by_layout(a) == _address_by_interface(a) for a in samples)
+
+
+#: Return the address of the first element of an array, 0 for None.
+address = _address_by_layout if _layout_is_known() else _address_by_interface

@@ -25,9 +25,12 @@ from .._simd import (
     int_pointer,
     load,
     load_first,
+    splat,
     store,
     store_first,
 )
+from .._vecmath import ZERO
+from .call import record
 from .tile import (
     for_each,
     gathered,
@@ -87,11 +90,15 @@ def restarts_at(call, row, step):
 def load_states(calls, begin, end, source, target, n_states, stamp=STAMP):
     """Copy states (B, H) of the positions begin ... end to padded rows ``[state][i][Hp]``.
 
-    `source` and `target` are addresses.
+    `source` and `target` are addresses; a source of 0 stands for zeros.
     """
-    call = calls[0]
+    call = record(calls)
     n_rows = end - begin
     width = call.n_blocks * LANES
+    if source == 0:
+        for k in range(0, n_states * n_rows * width, LANES):
+            store(float_pointer(target), k, splat(ZERO))
+        return
     for n in range(n_states):
         for i in range(n_rows):
             row = n * call.state_stride + int_pointer(call.order)[begin + i] * call.hidden_size
@@ -106,7 +113,7 @@ def store_states(calls, position, i, n_rows, source, first, target, n_states, st
 
     `source` and `target` are addresses. State 0 is read from buffer `first` of `source`.
     """
-    call = calls[0]
+    call = record(calls)
     width = call.n_blocks * LANES
     for n in range(n_states):
         buffer = first if n == 0 else n
@@ -132,27 +139,29 @@ def _store_projection(vectors, row, block, a):
 
 
 @helper
-def _project_tile(rows, blocks, a):
+def _project_tile(rows, groups, units, a):
     call, n_slots, first_input, inputs = a
     size = call.input_size
     bias = float_pointer(call.bias + 4 * first_input * LANES)
-    tile = load_tile(bias, scaled(rows, 0), scaled(blocks, n_slots * LANES), inputs)
+    unit_size = n_slots * LANES
+    tile = load_tile(bias, scaled(rows, 0), scaled(groups, unit_size), units, unit_size, inputs)
+    width = len(inputs) * LANES
     tile = product(
         tile,
         float_pointer(call.x),
         gathered(int_pointer(call.where), rows, size),
         1,
         float_pointer(call.input_panel),
-        scaled(blocks, size * len(inputs) * LANES),
-        len(inputs) * LANES,
+        scaled(groups, size * width),
+        len(units) * width,
         size,
     )
-    for_each(_store_projection, tile, rows, blocks, a)
+    for_each(_store_projection, tile, rows, groups, units, a)
 
 
 @helper
 def _project(calls, n_rows, n_slots, first_input, inputs):
-    call = calls[0]
+    call = record(calls)
     walk(n_rows, call.n_blocks, inputs, _project_tile, (call, n_slots, first_input, inputs))
 
 
@@ -243,28 +252,29 @@ def _finish(vectors, i, block, a):
 
 
 @helper
-def _stage_tile(rows, blocks, a):
+def _stage_tile(rows, groups, units, a):
     """Add the product with the state to the projection, then finish the units in registers."""
     call, vector, panel, stage, finish, arguments = a
     _, place, _, before, slots, _ = arguments
-    n_slots, width = len(slots), call.n_blocks * LANES
-    workspace = float_pointer(
-        call.workspace + 4 * (place[0] * width * n_slots + len(before) * LANES)
-    )
+    n_slots, size = len(slots), call.hidden_size
+    row_size = call.n_blocks * n_slots * LANES
+    workspace = float_pointer(call.workspace + 4 * (place[0] * row_size + len(before) * LANES))
+    unit_size = n_slots * LANES
     tile = load_tile(
-        workspace, scaled(rows, width * n_slots), scaled(blocks, n_slots * LANES), stage
+        workspace, scaled(rows, row_size), scaled(groups, unit_size), units, unit_size, stage
     )
+    width = len(stage) * LANES
     tile = product(
         tile,
         float_pointer(vector),
-        scaled(rows, width),
+        scaled(rows, call.n_blocks * LANES),
         1,
         float_pointer(panel),
-        scaled(blocks, call.hidden_size * len(stage) * LANES),
-        len(stage) * LANES,
-        call.hidden_size,
+        scaled(groups, size * width),
+        len(units) * width,
+        size,
     )
-    for_each(finish, tile, rows, blocks, arguments)
+    for_each(finish, tile, rows, groups, units, arguments)
 
 
 @helper
@@ -307,7 +317,7 @@ def _step(call, active, place, first_equations, cell):
 @kernel
 def restart_rows(calls, base, active, step, n_rows, now, n_states, stamp=STAMP):
     """Put the initial states back in the rows that start here."""
-    call = calls[0]
+    call = record(calls)
     state, start = float_pointer(call.state), float_pointer(call.start)
     width = call.n_blocks * LANES
     for i in range(active):
@@ -328,7 +338,7 @@ def plan_chunk(calls, begin, active, step, longest, stamp=STAMP):
     chunk_end, chunk_rows : int
         The step after the last one of the chunk, and the rows of all its steps.
     """
-    call = calls[0]
+    call = record(calls)
     where, lengths = int_pointer(call.where), int_pointer(call.lengths)
     chunk_end, chunk_rows = step, INT0
     while chunk_end < longest and chunk_rows + active <= call.chunk_rows:
@@ -359,8 +369,8 @@ def forward_pass(
 
     Parameters
     ----------
-    calls : record array
-        One record, see :mod:`fastgates.engine.call`.
+    calls : int64 array
+        A call, see :mod:`fastgates.engine.call`.
     equations, first_equations : function
         The cell's (see the module's docstring); the second None for cells of one stage.
     slots, states, stage, stage_2 : shape
@@ -370,7 +380,7 @@ def forward_pass(
     first_input : int
         The first slot that takes a product with the input.
     """
-    call = calls[0]
+    call = record(calls)
     cell = (slots, states, stage, stage_2, equations)
     n_states = INT0 + len(states)
     n_rows = end - begin

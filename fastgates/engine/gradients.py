@@ -22,51 +22,13 @@ from .._jit import INT0, STAMP, helper, kernel
 from .._simd import LANES, float_pointer, int_pointer, load, splat, store
 from .._threads import SMALL_WORK, get_num_threads, run
 from .._vecmath import ZERO
-from .call import address
+from .call import FIELD, address, record
 from .forward import restarts_at, row_of_step
 from .tile import for_each, product, scaled, walk, zero_tile
 
-__all__ = ["weight_gradient_panels", "weight_gradients"]
+__all__ = ["run_weight_gradients", "weight_gradients"]
 
 _CHUNK_FLOATS = 64 * 1024  # of scratch, about half an L2 cache
-
-_FIELDS = (
-    "time",
-    "batch",
-    "input_size",
-    "hidden_size",
-    "n_blocks",
-    "n_slots",
-    "reverse",
-    "order",  # int64 (B): rows of the batch in their own order, 0 ... B - 1
-    "lengths",  # int64 (B): their lengths
-    "resets",
-    "x",
-    "output",
-    "output_stride",
-    "initial",  # (B, H): the first state
-    "saved",  # (B * T, S * Hp): now the gradients of the slots
-    "sources",  # (B * T, Hp), or 0
-    "first_input",  # slots of the products with x, with the state and with the sources
-    "n_inputs",
-    "n_stage",
-    "n_stage_2",
-    "chunk",  # steps a chunk
-    "a",  # scratch (chunk, I + 2 H)
-    "b",  # scratch [slot][block][chunk][lane]
-    # results, [slot][block][k][lane] for the slots that each has
-    "d_input_panel",
-    "d_panel",
-    "d_panel_2",
-    "d_bias",  # [slot][block][lane]
-)
-
-_CALL = np.dtype([(name, np.int64) for name in _FIELDS])
-
-
-def _make_call(**fields: int) -> np.ndarray:
-    """Return a record array of one call; all fields must be given."""
-    return np.array([fields[name] for name in _FIELDS], dtype=np.int64).view(_CALL)
 
 
 @helper
@@ -80,11 +42,15 @@ def _gather_step(call, row, batch_row, step, count, first_block, n_owned):
     """Copy one step to row `count` of the chunk."""
     a, b = float_pointer(call.a), float_pointer(call.b)
     size, hidden = call.input_size, call.hidden_size
-    start = count * (size + 2 * hidden)
+    start = count * call.a_stride
     _copy(float_pointer(call.x), row * size, a, start, size)
     if call.n_stage > 0:
         if restarts_at(call, row, step):
-            _copy(float_pointer(call.initial), batch_row * hidden, a, start + size, hidden)
+            if call.initial != 0:
+                _copy(float_pointer(call.initial), batch_row * hidden, a, start + size, hidden)
+            else:
+                for k in range(hidden):
+                    a[start + size + k] = ZERO
         else:
             earlier = row + 1 if call.reverse else row - 1
             place = earlier * call.output_stride
@@ -96,7 +62,7 @@ def _gather_step(call, row, batch_row, step, count, first_block, n_owned):
     for block in range(n_owned):
         place = (row * call.n_blocks + first_block + block) * call.n_slots * LANES
         for slot in range(call.n_slots):
-            target = ((slot * n_owned + block) * call.chunk + count) * LANES
+            target = count * call.b_stride + (slot * n_owned + block) * LANES
             store(b, target, load(saved, place + slot * LANES))
 
 
@@ -108,13 +74,13 @@ def _add_to_result(vectors, k, vector, a):
 
 
 @helper
-def _gradient_tile(rows, blocks, a):
+def _gradient_tile(rows, groups, units, a):
     """Add the sums of a chunk for some columns of ``a`` and some vectors of ``b``."""
-    result, n_columns, steps, columns, width, vectors, chunk = a
-    tile = zero_tile(rows, blocks, (0,))
-    starts = scaled(blocks, chunk * LANES)
-    tile = product(tile, columns, rows, width, vectors, starts, LANES, steps)
-    for_each(_add_to_result, tile, rows, blocks, (result, n_columns))
+    result, n_columns, steps, columns, a_stride, vectors, b_stride = a
+    tile = zero_tile(rows, groups, units)
+    starts = scaled(groups, LANES)
+    tile = product(tile, columns, rows, a_stride, vectors, starts, b_stride, steps)
+    for_each(_add_to_result, tile, rows, groups, units, (result, n_columns))
 
 
 @helper
@@ -123,21 +89,56 @@ def _add_biases(call, n_vectors, steps, result):
     for vector in range(n_vectors):
         total = splat(ZERO)
         for step in range(steps):
-            total = total + load(b, (vector * call.chunk + step) * LANES)
+            total = total + load(b, step * call.b_stride + vector * LANES)
         store(result, vector * LANES, load(result, vector * LANES) + total)
+
+
+@helper
+def _scatter(call, panel, n_slots, columns, slot, gate, first_block, n_owned, target):
+    """Write the owned units of one gate's weight gradient in PyTorch's layout."""
+    source = float_pointer(panel + 4 * first_block * n_slots * columns * LANES)
+    weights = float_pointer(target)
+    for block in range(n_owned):
+        start = (slot * n_owned + block) * columns * LANES
+        for lane in range(LANES):
+            unit = (first_block + block) * LANES + lane
+            if unit < call.n_units:
+                row = (gate * call.n_units + unit) * columns
+                for k in range(columns):
+                    weights[row + k] = source[start + k * LANES + lane]
+
+
+@helper
+def _scatter_all(call, first_block, n_owned):
+    size, hidden = call.input_size, call.hidden_size
+    for gate in range(call.n_inputs):
+        slot = int_pointer(call.input_slots)[gate]
+        place, count = slot - call.first_input, call.n_inputs
+        panel = call.d_input_panel
+        _scatter(call, panel, count, size, place, gate, first_block, n_owned, call.d_weight_ih)
+        if call.d_bias_ih != 0:
+            n_slots, one = call.n_slots, INT0 + 1
+            bias = call.d_bias_ih
+            _scatter(call, call.d_bias, n_slots, one, slot, gate, first_block, n_owned, bias)
+        if call.n_stage > 0:
+            slot = int_pointer(call.recurrent_slots)[gate]
+            place, count, panel = slot, call.n_stage, call.d_panel
+            if slot >= call.n_stage:
+                place, count, panel = slot - call.n_stage, call.n_stage_2, call.d_panel_2
+            weights = call.d_weight_hh
+            _scatter(call, panel, count, hidden, place, gate, first_block, n_owned, weights)
+            if call.d_bias_hh != 0:
+                n_slots, one = call.n_slots, INT0 + 1
+                bias = call.d_bias_hh
+                _scatter(call, call.d_bias, n_slots, one, slot, gate, first_block, n_owned, bias)
 
 
 @kernel
 def weight_gradients(calls, first_block, end_block, stamp=STAMP):
-    """Add up the gradients of the weights of the blocks of units first_block ... end_block.
-
-    Results of a range of n blocks are laid out ``[slot][n][k][lane]`` from ``first_block`` times
-    their size a block on.
-    """
-    call = calls[0]
+    """Compute the gradients of the weights of the blocks of units first_block ... end_block."""
+    call = record(calls)
     n_owned = end_block - first_block
     size, hidden = call.input_size, call.hidden_size
-    width = size + 2 * hidden
     bias = float_pointer(call.d_bias + 4 * first_block * call.n_slots * LANES)
     lengths = int_pointer(call.lengths)
     batch_row, step = INT0, INT0
@@ -169,65 +170,65 @@ def weight_gradients(calls, first_block, end_block, stamp=STAMP):
             if count > 0:
                 result += 4 * first_block * count * columns * LANES
                 a = float_pointer(call.a + 4 * offset)
-                b = float_pointer(call.b + 4 * first * n_owned * call.chunk * LANES)
+                b = float_pointer(call.b + 4 * first * n_owned * LANES)
                 walk(
                     columns,
                     count * n_owned,
                     (0,),
                     _gradient_tile,
-                    (float_pointer(result), columns, steps, a, width, b, call.chunk),
+                    (float_pointer(result), columns, steps, a, call.a_stride, b, call.b_stride),
                 )
+    _scatter_all(call, first_block, n_owned)
 
 
-def weight_gradient_panels(fields: dict[str, int], work: int) -> tuple[np.ndarray, ...]:
-    """Run the kernel of weight gradients over ranges of the units' blocks.
+def _stride(size: int) -> int:
+    """Return a row length of at least `size`: an odd number of cache lines.
 
-    Returns
-    -------
-    d_inputs, d_stage, d_stage_2 : ndarray, shape (slots, Hp, columns)
-    d_bias : ndarray, shape (S, Hp)
+    Then the rows of a column lie in different sets of the cache.
     """
-    n_blocks, n_slots = fields["n_blocks"], fields["n_slots"]
-    size, hidden = fields["input_size"], fields["hidden_size"]
+    return (-(-size // 16) | 1) * 16
+
+
+def run_weight_gradients(call: np.ndarray, steps: int) -> None:
+    """Run the kernel over ranges of the blocks of units, for `steps` steps in all.
+
+    `call` must have all but the fields from ``chunk`` to ``d_bias``.
+    """
+    names = ("input_size", "hidden_size", "n_blocks", "n_slots", "n_inputs", "n_stage", "n_stage_2")
+    size, hidden, n_blocks, n_slots, n_inputs, n_stage, n_stage_2 = (
+        int(call[FIELD[name]]) for name in names
+    )
     width = size + 2 * hidden
     chunk = 32
     while chunk < 256 and 2 * chunk * (width + n_slots * n_blocks * LANES) <= _CHUNK_FLOATS:
         chunk *= 2
+    products = n_inputs * size + (n_stage + n_stage_2) * hidden
+    work = steps * products * n_blocks * LANES
     threads = 1 if work < SMALL_WORK else min(get_num_threads(), n_blocks)
     bounds = [n_blocks * i // threads for i in range(threads + 1)]
-    shapes = (
-        (fields["n_inputs"], size),
-        (fields["n_stage"], hidden),
-        (fields["n_stage_2"], hidden),
-    )
-    flat = [np.zeros(n_blocks * count * columns * LANES, np.float32) for count, columns in shapes]
-    flat_bias = np.zeros(n_blocks * n_slots * LANES, np.float32)
+    most = -(-n_blocks // threads)
+    a_stride, b_stride = _stride(width), _stride(n_slots * most * LANES)
+    columns = (n_inputs * size, n_stage * hidden, n_stage_2 * hidden, n_slots)
+    results = np.zeros(sum(columns) * n_blocks * LANES, np.float32)
+    place = address(results)
+    for name, count in zip(
+        ("d_input_panel", "d_panel", "d_panel_2", "d_bias"), columns, strict=True
+    ):
+        call[FIELD[name]] = place
+        place += 4 * count * n_blocks * LANES
+    call[FIELD["chunk"]] = chunk
+    call[FIELD["a_stride"]] = a_stride
+    call[FIELD["b_stride"]] = b_stride
 
     def make_worker() -> Callable[[int], None]:
-        most = -(-n_blocks // threads)
-        a = np.empty((chunk, width), np.float32)
-        b = np.empty((n_slots * most, chunk, LANES), np.float32)
-        names = ("d_input_panel", "d_panel", "d_panel_2")
-        results = {name: address(array) for name, array in zip(names, flat, strict=True)}
-        call = _make_call(
-            **fields, **results, d_bias=address(flat_bias), chunk=chunk, a=address(a), b=address(b)
-        )
+        scratch = np.empty(chunk * (a_stride + b_stride), np.float32)
+        mine = call.copy()
+        mine[FIELD["a"]] = address(scratch)
+        mine[FIELD["b"]] = address(scratch) + 4 * chunk * a_stride
 
-        def task(number: int, _keep: object = (a, b)) -> None:
-            weight_gradients(call, bounds[number], bounds[number + 1])
+        def task(number: int, _keep: object = (scratch, results)) -> None:
+            weight_gradients(mine, bounds[number], bounds[number + 1])
 
         return task
 
     run(make_worker, threads, threads)
-    results = []
-    for array, (count, columns) in zip((*flat, flat_bias), (*shapes, (n_slots, 1)), strict=True):
-        whole = np.empty((count, n_blocks * LANES, columns), np.float32)
-        for first, end in zip(bounds, bounds[1:], strict=False):
-            part = array.reshape(n_blocks, -1)[first:end].reshape(
-                count, end - first, columns, LANES
-            )
-            lanes = part.transpose(0, 1, 3, 2).reshape(count, (end - first) * LANES, columns)
-            whole[:, first * LANES : end * LANES] = lanes
-        results.append(whole)
-    *weights, bias = results
-    return (*weights, bias[..., 0])

@@ -1,9 +1,9 @@
 """Weights as the kernels want them, from PyTorch's layout; and gradients back to it.
 
-A *panel* holds, for each block of units, the rows that a tile streams through:
-``[block][k][slot][lane]``, so that a tile ends with all slots of its units in registers. Units
-beyond the hidden size have weights of 0. Transposed panels, ``[block of outputs][slot row][lane]``,
-carry gradients the other way.
+A *panel* holds, for each group of blocks of units, the rows that a tile streams through:
+``[group][k][block][slot][lane]``, so that a tile ends with all slots of its units in registers.
+Units beyond the hidden size have weights of 0. Transposed panels, with the slot rows as k and one
+vector of outputs a block, carry gradients the other way.
 """
 
 from __future__ import annotations
@@ -15,8 +15,16 @@ import numpy as np
 
 from .._simd import LANES
 from ..cells import Cell
+from .tile import units_of_group
 
-__all__ = ["ForwardPanels", "TransposedPanels", "n_blocks_of", "pack_forward", "pack_transposed"]
+__all__ = [
+    "ForwardPanels",
+    "TransposedPanels",
+    "grouped",
+    "n_blocks_of",
+    "pack_forward",
+    "pack_transposed",
+]
 
 
 def n_blocks_of(size: int) -> int:
@@ -25,7 +33,7 @@ def n_blocks_of(size: int) -> int:
 
 
 def _slot_order(places: Sequence[int], first: int, count: int) -> list[int]:
-    """Return the gates that the slots first ... first + count belong to, by `places` of the gates."""
+    """Return the gates whose places are the slots first ... first + count."""
     return [places.index(slot) for slot in range(first, first + count)]
 
 
@@ -38,8 +46,20 @@ def _by_slot(weight: np.ndarray, gates: Sequence[int], hidden_size: int) -> np.n
     return padded.reshape(len(gates), n_blocks, LANES, columns)
 
 
+def grouped(panel: np.ndarray) -> np.ndarray:
+    """Return a panel ``[block][k][vector][lane]`` with the blocks of each group side by side.
+
+    That is ``[group][k][block of group][vector][lane]``, then the blocks left over, flat.
+    """
+    n_blocks, rows, vectors, lanes = panel.shape
+    units = units_of_group(vectors)
+    whole = n_blocks // units * units
+    groups = panel[:whole].reshape(-1, units, rows, vectors, lanes).transpose(0, 2, 1, 3, 4)
+    return np.concatenate([groups.ravel(), panel[whole:].ravel()])
+
+
 def _panel(weight: np.ndarray, gates: Sequence[int], hidden_size: int) -> np.ndarray:
-    return np.ascontiguousarray(_by_slot(weight, gates, hidden_size).transpose(1, 3, 0, 2))
+    return grouped(_by_slot(weight, gates, hidden_size).transpose(1, 3, 0, 2))
 
 
 def _transposed_panel(weight: np.ndarray, gates: Sequence[int], hidden_size: int) -> np.ndarray:
@@ -49,7 +69,8 @@ def _transposed_panel(weight: np.ndarray, gates: Sequence[int], hidden_size: int
     padded = np.zeros((*by_slot.shape[:3], n_outputs * LANES), np.float32)
     padded[..., :columns] = by_slot
     padded = padded.reshape(*by_slot.shape[:3], n_outputs, LANES)
-    return np.ascontiguousarray(padded.transpose(3, 1, 0, 2, 4))
+    rows = padded.transpose(3, 1, 0, 2, 4).reshape(n_outputs, -1, 1, LANES)
+    return grouped(rows)
 
 
 @dataclass(frozen=True)

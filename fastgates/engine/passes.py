@@ -7,21 +7,22 @@ Everything here takes checked arrays: C-contiguous float32 data, states stacked 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from .._simd import LANES
 from .._threads import SMALL_WORK, get_num_threads, run
 from ..cells import Cell
-from .call import address, make_call
-from .gradients import weight_gradient_panels
-from .pack import ForwardPanels, TransposedPanels, n_blocks_of
+from .call import FIELD, address, make_call
+from .gradients import run_weight_gradients
+from .pack import n_blocks_of, pack_forward, pack_transposed
 
-__all__ = ["Batch", "Saved", "backward", "forward", "gradients"]
+__all__ = ["Batch", "Direction", "Saved"]
 
 _WORKSPACE_FLOATS = 32 * 1024  # of projections a worker holds at a time: a part of the L2 cache
-_MOST_ROWS = 64  # of the batch in one range
+_MOST_ROWS = 32  # of the batch in one range
 
 
 @dataclass(frozen=True)
@@ -34,35 +35,47 @@ class Batch:
         B and T of the padded arrays.
     rows, order : ndarray of int64, shape (B,)
         The rows of the batch, as they are and longest sequence first.
-    sorted_lengths, lengths : ndarray of int64, shape (B,)
-        Steps of each sequence, in that order and in the batch's own.
+    lengths, sorted_lengths : ndarray of int64, shape (B,)
+        Steps of each sequence, in the batch's own order and in that one.
     resets : ndarray of uint8, shape (B, T), or None
+    steps : int
+        The steps of all sequences together.
     """
 
     size: int
     time: int
     rows: np.ndarray
     order: np.ndarray
-    sorted_lengths: np.ndarray
     lengths: np.ndarray
+    sorted_lengths: np.ndarray
     resets: np.ndarray | None
+    steps: int
+    addresses: tuple[int, int, int, int]  # of rows, order, lengths, sorted_lengths
 
     @classmethod
     def of(
         cls, size: int, time: int, lengths: np.ndarray | None, resets: np.ndarray | None
     ) -> Batch:
         """Make the batch of checked `lengths` and `resets`."""
+        if lengths is None and resets is None:
+            return _full_batch(size, time)
         rows = np.arange(size)
         if lengths is None:
             lengths = np.full(size, time, np.int64)
-            return cls(size, time, rows, rows, lengths, lengths, resets)
         order = np.argsort(-lengths, kind="stable")
-        return cls(size, time, rows, order, lengths[order], lengths, resets)
+        ordered = lengths[order]
+        addresses = (address(rows), address(order), address(lengths), address(ordered))
+        steps = int(lengths.sum())
+        return cls(size, time, rows, order, lengths, ordered, resets, steps, addresses)
 
-    @property
-    def steps(self) -> int:
-        """The steps of all sequences together."""
-        return int(self.lengths.sum())
+
+@lru_cache(maxsize=64)
+def _full_batch(size: int, time: int) -> Batch:
+    """Return the batch of sequences that all have `time` steps."""
+    rows, lengths = np.arange(size), np.full(size, time, np.int64)
+    places = (address(rows), address(lengths))
+    addresses = (places[0], places[0], places[1], places[1])
+    return Batch(size, time, rows, rows, lengths, lengths, None, size * time, addresses)
 
 
 @dataclass
@@ -71,64 +84,268 @@ class Saved:
 
     Attributes
     ----------
+    call : ndarray
+        The call of the forward pass, which the others start from.
     slots : ndarray, shape (B * T, S * Hp)
         Activated gates; back-propagation overwrites them with gradients.
     cells : ndarray, shape (B * T, (N - 1) * Hp)
         The states other than the first, which is the output.
     sources : ndarray, shape (B * T, Hp) or (0, Hp)
         What a second stage multiplied.
+    panels : object
+        Keeps the packed weights alive.
     """
 
+    call: np.ndarray
     slots: np.ndarray
     cells: np.ndarray
     sources: np.ndarray
+    panels: object
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """Packed weights of one direction, and a call with all fields that depend on them alone."""
+
+    call: np.ndarray
+    panels: object
+
+
 class Direction:
-    """One direction of one layer: its cell and sizes, and where its states and outputs are."""
+    """One direction of one layer: its cell and sizes, and where its states and outputs are.
 
-    cell: Cell
-    input_size: int
-    hidden_size: int
-    reverse: bool
-    index: int  # of its states: layer * directions + direction
-    column: int  # of its outputs in a row of the layer's output
-    n_blocks: int = field(init=False)
+    Parameters
+    ----------
+    cell : Cell
+    input_size, hidden_size : int
+    reverse : bool
+    index : int
+        Of its states: layer * directions + direction.
+    column : int
+        Of its outputs in a row of the layer's output.
+    """
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "n_blocks", n_blocks_of(self.hidden_size))
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        *,
+        reverse: bool,
+        index: int,
+        column: int,
+    ) -> None:
+        self.cell = cell
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.reverse = reverse
+        self.index = index
+        self.column = column
+        self.n_blocks = n_blocks_of(hidden_size)
+        self._slots = np.array([cell.input_slots, cell.recurrent_slots], np.int64)
+        # Multiply-adds of one step of one sequence.
+        self._work = len(cell.gates) * hidden_size * (input_size + hidden_size)
 
-    def _fields(self, batch: Batch, x: np.ndarray, output: np.ndarray) -> dict[str, int]:
-        return {
-            "time": batch.time,
-            "input_size": self.input_size,
-            "hidden_size": self.hidden_size,
-            "n_blocks": self.n_blocks,
-            "reverse": int(self.reverse),
-            "resets": address(batch.resets),
-            "x": address(x),
-            "output": address(output) + 4 * self.column,
-            "output_stride": output.shape[2],
-        }
+    def prepare(
+        self,
+        weight_ih: np.ndarray,
+        weight_hh: np.ndarray,
+        bias_ih: np.ndarray | None,
+        bias_hh: np.ndarray | None,
+        unit_constant: np.ndarray | None,
+    ) -> Prepared:
+        """Pack the parameters (PyTorch's shapes) for the forward pass."""
+        cell = self.cell
+        panels = pack_forward(cell, weight_ih, weight_hh, bias_ih, bias_hh, unit_constant)
+        stages = [count for _, count in cell.stages]
+        call = make_call(
+            input_size=self.input_size,
+            hidden_size=self.hidden_size,
+            n_units=self.hidden_size,
+            n_blocks=self.n_blocks,
+            n_slots=len(cell.slots),
+            first_input=cell.first_input_slot,
+            n_inputs=len(cell.gates),
+            n_stage=stages[0],
+            n_stage_2=sum(stages[1:]),
+            reverse=int(self.reverse),
+            input_slots=address(self._slots),
+            recurrent_slots=address(self._slots[1]),
+            bias=address(panels.bias),
+            unit_constant=address(panels.unit_constant),
+            input_panel=address(panels.input_panel),
+            panel=address(panels.panel),
+            panel_2=address(panels.panel_2),
+        )
+        return Prepared(call, panels)
 
-    def _state_fields(self, **states: np.ndarray) -> dict[str, int]:
-        """Return the addresses of this direction's part of stacked states, and their stride."""
-        some = next(iter(states.values()))
-        fields = {name: address(a) + 4 * self.index * a[0, 0].size for name, a in states.items()}
-        return fields | {"state_stride": some[0].size}
+    def prepare_backward(self, weight_ih: np.ndarray, weight_hh: np.ndarray) -> Prepared:
+        """Pack the parameters (PyTorch's shapes) for back-propagation."""
+        panels = pack_transposed(self.cell, weight_ih, weight_hh)
+        call = make_call(
+            input_panel_t=address(panels.input_panel_t),
+            panel_t=address(panels.panel_t),
+            panel_t_2=address(panels.panel_t_2),
+        )
+        return Prepared(call, panels)
 
-    @property
-    def work_per_step(self) -> int:
-        """Multiply-adds of one step of one sequence."""
-        return len(self.cell.gates) * self.hidden_size * (self.input_size + self.hidden_size)
+    def forward(
+        self,
+        prepared: Prepared,
+        batch: Batch,
+        x: np.ndarray,
+        initial: np.ndarray | None,
+        output: np.ndarray,
+        final: np.ndarray,
+        keep: bool,
+    ) -> Saved | None:
+        """Run the forward pass; fill this direction's part of `output` and `final`.
+
+        Parameters
+        ----------
+        x : ndarray, shape (B, T, I)
+        initial, final : ndarray, shape (N, layers * directions, B, H)
+            No initial state stands for zeros.
+        output : ndarray, shape (B, T, directions * H)
+        keep : bool
+            Whether to return what back-propagation needs.
+        """
+        cell = self.cell
+        width, n_slots, n_states = self.n_blocks * LANES, len(cell.slots), len(cell.states)
+        call = prepared.call.copy()
+        size, stride = self.hidden_size * batch.size, final[0].size
+        start = 4 * self.index * size
+        call[:_N_ARRAYS] = (
+            address(x),
+            address(output) + 4 * self.column,
+            output.shape[2],
+            0 if initial is None else address(initial) + start,
+            address(final) + start,
+            stride,
+        )
+        _, order, _, lengths = batch.addresses
+        resets = address(batch.resets)
+        call[_BATCH] = (batch.size, batch.time, order, lengths, resets)
+        saved = None
+        if keep:
+            steps = batch.size * batch.time
+            saved = Saved(
+                call,
+                np.empty((steps, n_slots * width), np.float32),
+                np.empty((steps, (n_states - 1) * width), np.float32),
+                np.empty((steps if len(cell.stages) == 2 else 0, width), np.float32),
+                prepared.panels,
+            )
+            call[_KEPT] = (address(saved.slots), address(saved.cells), address(saved.sources))
+
+        def scratch(call: np.ndarray, rows: int) -> np.ndarray:
+            chunk = max(rows, min(rows * batch.time, _WORKSPACE_FLOATS // (n_slots * width)))
+            sizes = (
+                ("where", 2 * chunk),
+                ("workspace", chunk * n_slots * width),
+                ("state", (n_states + 1) * rows * width),
+                ("source", rows * width),
+                ("start", n_states * rows * width),
+            )
+            call[FIELD["chunk_rows"]] = chunk
+            return _place(call, sizes)
+
+        _run_ranges(cell.forward, call, batch, scratch, batch.steps * self._work)
+        return saved
+
+    def backward(
+        self,
+        prepared: Prepared,
+        batch: Batch,
+        saved: Saved,
+        d_output: np.ndarray | None,
+        d_final: np.ndarray | None,
+        d_initial: np.ndarray,
+        d_input: np.ndarray | None,
+    ) -> None:
+        """Run back-propagation; fill `d_initial` and `d_input`, turn `saved.slots` into gradients.
+
+        Shapes are those of the forward pass; `d_input` (B, T, I) must hold zeros past the
+        sequences' ends. No `d_output` or `d_final` stands for zeros.
+        """
+        width, n_states = self.n_blocks * LANES, len(self.cell.states)
+        call = saved.call + prepared.call
+        start = 4 * self.index * d_initial[0, 0].size
+        call[_GRADIENTS] = (
+            0 if d_output is None else address(d_output) + 4 * self.column,
+            0 if d_output is None else d_output.shape[2],
+            0 if d_final is None else address(d_final) + start,
+            address(d_initial) + start,
+            address(d_input),
+        )
+
+        def scratch(call: np.ndarray, rows: int) -> np.ndarray:
+            chunk = max(rows, 64)
+            sizes = (
+                ("where", 2 * chunk),
+                ("state", n_states * rows * width),
+                ("start", n_states * rows * width),
+                ("d_state", n_states * rows * width),
+                ("d_start", n_states * rows * width),
+            )
+            call[FIELD["chunk_rows"]] = chunk
+            return _place(call, sizes)
+
+        _run_ranges(self.cell.backward, call, batch, scratch, batch.steps * self._work)
+
+    def gradients(
+        self,
+        batch: Batch,
+        saved: Saved,
+        d_weight_ih: np.ndarray,
+        d_weight_hh: np.ndarray,
+        d_bias_ih: np.ndarray | None,
+        d_bias_hh: np.ndarray | None,
+    ) -> None:
+        """Fill the gradients of the parameters, in PyTorch's shapes, after :meth:`backward`."""
+        call = saved.call.copy()
+        rows, _, lengths, _ = batch.addresses
+        call[FIELD["order"]] = rows
+        call[FIELD["lengths"]] = lengths
+        call[_RESULTS] = (
+            address(d_weight_ih),
+            address(d_weight_hh),
+            address(d_bias_ih),
+            address(d_bias_hh),
+        )
+        run_weight_gradients(call, batch.steps)
+
+
+def _fields(first: str, last: str) -> slice:
+    return slice(FIELD[first], FIELD[last] + 1)
+
+
+_N_ARRAYS = FIELD["state_stride"] + 1
+_BATCH = _fields("batch", "resets")
+_KEPT = _fields("saved", "sources")
+_GRADIENTS = _fields("d_output", "d_input")
+_RESULTS = _fields("d_weight_ih", "d_bias_hh")
+
+
+def _place(call: np.ndarray, sizes: tuple[tuple[str, int], ...]) -> np.ndarray:
+    """Give the fields of a call places in one new array, of so many floats each; return it.
+
+    Each starts at a cache line.
+    """
+    rounded = [(name, -(-size // 16) * 16) for name, size in sizes]
+    arena = np.empty(sum(size for _, size in rounded) + 16, np.float32)
+    place = -(-address(arena) // 64) * 64
+    for name, size in rounded:
+        call[FIELD[name]] = place
+        place += 4 * size
+    return arena
 
 
 def _run_ranges(
     kernel: Callable[..., None],
-    fields: dict[str, int],
+    call: np.ndarray,
     batch: Batch,
-    scratch: Callable[[int], dict[str, np.ndarray]],
+    scratch: Callable[[np.ndarray, int], np.ndarray],
     work: int,
 ) -> None:
     """Run a kernel over ranges of the batch, each worker with scratch of its own."""
@@ -136,174 +353,16 @@ def _run_ranges(
     ranges = -(-batch.size // _MOST_ROWS)
     if threads > 1:
         ranges = -(-max(ranges, threads) // threads) * threads
-    bounds = [batch.size * i // ranges for i in range(ranges + 1)]
     most_rows = -(-batch.size // ranges)
 
     def make_worker() -> Callable[[int], None]:
-        arrays = scratch(most_rows)  # kept alive by the closure below
-        addresses = {name: address(array) for name, array in arrays.items()}
-        call = make_call(**fields, **addresses, chunk_rows=len(arrays["where"]))
+        mine = call.copy()
+        arena = scratch(mine, most_rows)
 
-        def task(number: int, _keep: object = arrays) -> None:
-            kernel(call, bounds[number], bounds[number + 1])
+        def task(number: int, _keep: object = arena) -> None:
+            begin = batch.size * number // ranges
+            kernel(mine, begin, batch.size * (number + 1) // ranges)
 
         return task
 
     run(make_worker, ranges, threads)
-
-
-def forward(
-    direction: Direction,
-    panels: ForwardPanels,
-    batch: Batch,
-    x: np.ndarray,
-    initial: np.ndarray,
-    output: np.ndarray,
-    final: np.ndarray,
-    keep: bool,
-) -> Saved | None:
-    """Run the forward pass; fill this direction's part of `output` and `final`.
-
-    Parameters
-    ----------
-    x : ndarray, shape (B, T, I)
-    initial, final : ndarray, shape (N, layers * directions, B, H)
-    output : ndarray, shape (B, T, directions * H)
-    keep : bool
-        Whether to return what back-propagation needs.
-    """
-    cell, n_blocks = direction.cell, direction.n_blocks
-    width, n_slots, n_states = n_blocks * LANES, len(cell.slots), len(cell.states)
-    fields = direction._fields(batch, x, output)
-    fields |= direction._state_fields(initial=initial, final=final)
-    fields |= {
-        "order": address(batch.order),
-        "lengths": address(batch.sorted_lengths),
-        "input_panel": address(panels.input_panel),
-        "panel": address(panels.panel),
-        "panel_2": address(panels.panel_2),
-        "bias": address(panels.bias),
-        "unit_constant": address(panels.unit_constant),
-    }
-    saved = None
-    if keep:
-        steps = batch.size * batch.time
-        saved = Saved(
-            np.empty((steps, n_slots * width), np.float32),
-            np.empty((steps, (n_states - 1) * width), np.float32),
-            np.empty((steps if len(cell.stages) == 2 else 0, width), np.float32),
-        )
-        fields |= {
-            "saved": address(saved.slots),
-            "cells": address(saved.cells),
-            "sources": address(saved.sources),
-        }
-
-    def scratch(rows: int) -> dict[str, np.ndarray]:
-        chunk = max(rows, min(rows * batch.time, _WORKSPACE_FLOATS // (n_slots * width)))
-        return {
-            "where": np.empty(chunk, np.int64),
-            "workspace": np.empty((chunk, n_slots * width), np.float32),
-            "state": np.empty((n_states + 1, rows, width), np.float32),
-            "source": np.empty((rows, width), np.float32),
-            "start": np.empty((n_states, rows, width), np.float32),
-        }
-
-    _run_ranges(cell.forward, fields, batch, scratch, batch.steps * direction.work_per_step)
-    return saved
-
-
-def backward(
-    direction: Direction,
-    panels: TransposedPanels,
-    unit_constant: np.ndarray,
-    batch: Batch,
-    saved: Saved,
-    output: np.ndarray,
-    initial: np.ndarray,
-    d_output: np.ndarray | None,
-    d_final: np.ndarray,
-    d_initial: np.ndarray,
-    d_input: np.ndarray | None,
-) -> None:
-    """Run back-propagation; fill `d_initial` and `d_input`, and turn `saved.slots` into gradients.
-
-    Shapes are those of the forward pass; `d_input` (B, T, I) must hold zeros past the sequences'
-    ends.
-    """
-    cell, n_blocks = direction.cell, direction.n_blocks
-    width, n_states = n_blocks * LANES, len(cell.states)
-    fields = direction._fields(batch, output, output)
-    fields |= direction._state_fields(initial=initial, d_final=d_final, d_initial=d_initial)
-    fields |= {
-        "order": address(batch.order),
-        "lengths": address(batch.sorted_lengths),
-        "saved": address(saved.slots),
-        "cells": address(saved.cells),
-        "unit_constant": address(unit_constant),
-        "input_panel_t": address(panels.input_panel_t),
-        "panel_t": address(panels.panel_t),
-        "panel_t_2": address(panels.panel_t_2),
-        "d_input": address(d_input),
-    }
-    if d_output is not None:
-        fields |= {
-            "d_output": address(d_output) + 4 * direction.column,
-            "d_output_stride": d_output.shape[2],
-        }
-
-    def scratch(rows: int) -> dict[str, np.ndarray]:
-        return {
-            "where": np.empty(max(rows, 64), np.int64),
-            "state": np.empty((n_states, rows, width), np.float32),
-            "start": np.empty((n_states, rows, width), np.float32),
-            "d_state": np.empty((n_states, rows, width), np.float32),
-            "d_start": np.empty((n_states, rows, width), np.float32),
-        }
-
-    _run_ranges(cell.backward, fields, batch, scratch, batch.steps * direction.work_per_step)
-
-
-def gradients(
-    direction: Direction,
-    batch: Batch,
-    saved: Saved,
-    x: np.ndarray,
-    output: np.ndarray,
-    initial: np.ndarray,
-    d_weight_ih: np.ndarray,
-    d_weight_hh: np.ndarray,
-    d_bias_ih: np.ndarray | None,
-    d_bias_hh: np.ndarray | None,
-) -> None:
-    """Fill the gradients of the parameters, in PyTorch's shapes, after :func:`backward`."""
-    cell, n_blocks = direction.cell, direction.n_blocks
-    n_slots, hidden_size = len(cell.slots), direction.hidden_size
-    (_, n_stage), n_stage_2 = cell.stages[0], sum(count for _, count in cell.stages[1:])
-    fields = direction._fields(batch, x, output)
-    fields |= direction._state_fields(initial=initial)
-    del fields["state_stride"]
-    fields |= {
-        "batch": batch.size,
-        "n_slots": n_slots,
-        "order": address(batch.rows),
-        "lengths": address(batch.lengths),
-        "saved": address(saved.slots),
-        "sources": address(saved.sources),
-        "first_input": cell.first_input_slot,
-        "n_inputs": len(cell.gates),
-        "n_stage": n_stage,
-        "n_stage_2": n_stage_2,
-    }
-    panels = weight_gradient_panels(fields, batch.steps * direction.work_per_step)
-    d_inputs, d_stage, d_stage_2, d_bias = panels
-    for weight, bias, places, part in (
-        (d_weight_ih, d_bias_ih, cell.input_slots, {cell.first_input_slot: d_inputs}),
-        (d_weight_hh, d_bias_hh, cell.recurrent_slots, {0: d_stage, n_stage: d_stage_2}),
-    ):
-        by_gate = weight.reshape(len(places), hidden_size, -1)
-        for gate, slot in enumerate(places):
-            first = max(start for start in part if start <= slot)
-            by_gate[gate] = part[first][slot - first, :hidden_size]
-            if bias is not None:
-                bias.reshape(len(places), hidden_size)[gate] = d_bias[slot, :hidden_size]

@@ -1,9 +1,9 @@
 """The register tile: a small block of sums that lives in SIMD registers while a loop runs over k.
 
-A tile is a tuple of vectors, ordered ``[row][block][vector]``. All products of the package, in the
+A tile is a tuple of vectors, ordered ``[row][group][vector]``. All products of the package, in the
 forward pass, in back-propagation and for the weight gradients, are this one loop::
 
-    tile[r, u, g] += a[rows[r] + k * a_step] * b[blocks[u] + k * b_step + g * LANES : ... + LANES]
+    tile[r, u, v] += a[rows[r] + k * a_step] * b[groups[u] + k * b_step + v * LANES : ... + LANES]
 
 with the sum over k always in ascending order, each term added by one fused multiply-add. So a sum
 has the same bits in a tile of any shape, alone or in a batch: the shapes are chosen for speed only.
@@ -26,8 +26,8 @@ from .._simd import (
     as_vector,
     float32v,
     float_p,
-    int_p,
     fma_value,
+    int_p,
     load_value,
     splat_value,
     vector_address,
@@ -44,6 +44,7 @@ __all__ = [
     "scaled",
     "store_vectors",
     "tile_shapes",
+    "units_of_group",
     "walk",
     "zero_tile",
 ]
@@ -65,15 +66,16 @@ def _pack(context: Any, builder: Any, tuple_type: Any, values: list[Any]) -> Any
 
 
 @intrinsic
-def consecutive(typingctx, start, shape):  # type: ignore[no-untyped-def]
-    """Return ``(start, start + 1, ...)``, as long as `shape`."""
+def consecutive(typingctx, start, step, shape):  # type: ignore[no-untyped-def]
+    """Return ``(start, start + step, start + 2 * step, ...)``, as long as `shape`."""
     result = types.UniTuple(types.int64, shape.count)
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        values = [builder.add(args[0], args[0].type(i)) for i in range(shape.count)]
+        start, step, _ = args
+        values = [builder.add(start, builder.mul(step, step.type(i))) for i in range(shape.count)]
         return _pack(context, builder, result, values)
 
-    return result(types.int64, shape), codegen
+    return result(types.int64, types.int64, shape), codegen
 
 
 @intrinsic
@@ -149,71 +151,76 @@ def store_vectors(typingctx, before, vectors, pointer, index, step):  # type: ig
 
 
 @intrinsic
-def load_tile(typingctx, pointer, rows, blocks, shape):  # type: ignore[no-untyped-def]
-    """Return the tile whose vectors lie at ``pointer[rows[r] + blocks[u]]``, `shape` side by side."""
-    result = _vectors(rows.count * blocks.count * shape.count)
+def load_tile(typingctx, pointer, rows, groups, units, unit_step, shape):  # type: ignore[no-untyped-def]
+    """Return the tile whose vectors lie at ``pointer[rows[r] + groups[u] + unit * unit_step]``.
+
+    There lie as many vectors side by side as `shape` is long; a group has as many units as `units`.
+    """
+    result = _vectors(rows.count * groups.count * units.count * shape.count)
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        pointer, row_values, block_values, _ = args
+        pointer, row_values, group_values, _, unit_step, _ = args
         values = []
         for row in _unpack(builder, row_values, rows.count):
-            for block in _unpack(builder, block_values, blocks.count):
-                start = builder.add(row, block)
-                for g in range(shape.count):
-                    place = builder.add(start, start.type(g * LANES))
-                    values.append(load_value(builder, pointer, place))
+            for group in _unpack(builder, group_values, groups.count):
+                for unit in range(units.count):
+                    start = builder.add(row, group)
+                    start = builder.add(start, builder.mul(unit_step, unit_step.type(unit)))
+                    for g in range(shape.count):
+                        place = builder.add(start, start.type(g * LANES))
+                        values.append(load_value(builder, pointer, place))
         return _pack(context, builder, result, values)
 
-    return result(float_p, rows, blocks, shape), codegen
+    return result(float_p, rows, groups, units, types.int64, shape), codegen
 
 
 @intrinsic
-def zero_tile(typingctx, rows, blocks, shape):  # type: ignore[no-untyped-def]
-    """Return a tile of zeros."""
-    count = rows.count * blocks.count * shape.count
+def zero_tile(typingctx, rows, groups, units):  # type: ignore[no-untyped-def]
+    """Return a tile of zeros with one vector a unit."""
+    count = rows.count * groups.count * units.count
     result = _vectors(count)
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         return context.get_constant_null(result)
 
-    return result(rows, blocks, shape), codegen
+    return result(rows, groups, units), codegen
 
 
 # -- The product ----------------------------------------------------------------------------------
 
 
 @intrinsic
-def accumulate(typingctx, tile, a, rows, a_offset, b, blocks, b_offset):  # type: ignore[no-untyped-def]
+def accumulate(typingctx, tile, a, rows, a_offset, b, groups, b_offset):  # type: ignore[no-untyped-def]
     """Return `tile` with one term added to each of its sums.
 
     Parameters
     ----------
-    tile : tuple of rows * blocks * g vectors
+    tile : tuple of rows * groups * g vectors
     a : pointer
         Row r contributes the number ``a[rows[r] + a_offset]``.
     rows : tuple of int64
     b : pointer
-        Block u contributes the g vectors from ``b[blocks[u] + b_offset]`` on.
-    blocks : tuple of int64
+        Group u contributes the g vectors from ``b[groups[u] + b_offset]`` on.
+    groups : tuple of int64
     """
-    n_rows, n_blocks = rows.count, blocks.count
+    n_rows, n_groups = rows.count, groups.count
     n_vectors = tile.count // n_rows
-    per_block = n_vectors // n_blocks
+    per_group = n_vectors // n_groups
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        tile_value, a, rows, a_offset, b, blocks, b_offset = args
+        tile_value, a, rows, a_offset, b, groups, b_offset = args
         sums = _unpack(builder, tile_value, tile.count)
         row_starts = [builder.add(row, a_offset) for row in _unpack(builder, rows, n_rows)]
-        block_starts = [
-            builder.add(block, b_offset) for block in _unpack(builder, blocks, n_blocks)
+        group_starts = [
+            builder.add(group, b_offset) for group in _unpack(builder, groups, n_groups)
         ]
 
         def number(r):  # type: ignore[no-untyped-def]
             return splat_value(builder, builder.load(builder.gep(a, [row_starts[r]])))
 
         def vector(v):  # type: ignore[no-untyped-def]
-            start = block_starts[v // per_block]
-            return load_value(builder, b, builder.add(start, start.type(v % per_block * LANES)))
+            start = group_starts[v // per_group]
+            return load_value(builder, b, builder.add(start, start.type(v % per_group * LANES)))
 
         def add_term(r, v, x, y):  # type: ignore[no-untyped-def]
             place = r * n_vectors + v
@@ -234,43 +241,50 @@ def accumulate(typingctx, tile, a, rows, a_offset, b, blocks, b_offset):  # type
                     add_term(r, v, x, y)
         return _pack(context, builder, sig.return_type, sums)
 
-    return tile(tile, float_p, rows, types.int64, float_p, blocks, types.int64), codegen
+    return tile(tile, float_p, rows, types.int64, float_p, groups, types.int64), codegen
 
 
 @helper
-def product(tile, a, rows, a_step, b, blocks, b_step, count):
+def product(tile, a, rows, a_step, b, groups, b_step, count):
     """Return `tile` with the terms ``k = 0 ... count - 1`` added (see the module's docstring)."""
     for k in range(count):
-        tile = accumulate(tile, a, rows, k * a_step, b, blocks, k * b_step)
+        tile = accumulate(tile, a, rows, k * a_step, b, groups, k * b_step)
     return tile
 
 
 @intrinsic
-def for_each(typingctx, function, tile, rows, blocks, arguments):  # type: ignore[no-untyped-def]
-    """Call ``function(vectors, row, block, arguments)`` for each row and block of a tile, unrolled.
+def for_each(typingctx, function, tile, rows, groups, units, arguments):  # type: ignore[no-untyped-def]
+    """Call ``function(vectors, row, block, arguments)`` for each row and unit of a tile, unrolled.
 
-    `vectors` are those of one row and block, still in registers; `row` and `block` are taken from
-    the tuples `rows` and `blocks`.
+    `vectors` are those of one row and block, still in registers; `row` is taken from the tuple
+    `rows`, `block` counts on from those in `groups`.
     """
-    n_rows, n_blocks = rows.count, blocks.count
-    vectors = _vectors(tile.count // (n_rows * n_blocks))
+    n_units = groups.count * units.count
+    vectors = _vectors(tile.count // (rows.count * n_units))
     call = function.get_call_type(typingctx, (vectors, types.int64, types.int64, arguments), {})
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        _, tile_value, row_values, block_values, argument_values = args
+        _, tile_value, row_values, group_values, _, argument_values = args
         values = _unpack(builder, tile_value, tile.count)
         implementation = context.get_function(function, call)
-        for r, row in enumerate(_unpack(builder, row_values, n_rows)):
-            for u, block in enumerate(_unpack(builder, block_values, n_blocks)):
-                first = (r * n_blocks + u) * vectors.count
-                part = _pack(context, builder, vectors, values[first : first + vectors.count])
-                implementation(builder, (part, row, block, argument_values))
+        for r, row in enumerate(_unpack(builder, row_values, rows.count)):
+            for u, group in enumerate(_unpack(builder, group_values, groups.count)):
+                for unit in range(units.count):
+                    first = ((r * groups.count + u) * units.count + unit) * vectors.count
+                    part = _pack(context, builder, vectors, values[first : first + vectors.count])
+                    block = builder.add(group, group.type(unit))
+                    implementation(builder, (part, row, block, argument_values))
         return context.get_dummy_value()
 
-    return types.void(function, tile, rows, blocks, arguments), codegen
+    return types.void(function, tile, rows, groups, units, arguments), codegen
 
 
 # -- Covering a matrix with tiles -----------------------------------------------------------------
+
+
+def units_of_group(vectors_per_block: int) -> int:
+    """Return how many blocks of units, each of so many vectors, make a group of a panel."""
+    return {1: 4, 2: 2, 3: 1, 4: 1}[vectors_per_block]
 
 
 def _tile_shapes(vectors_per_block: int) -> tuple[tuple[int, ...], ...]:
@@ -278,17 +292,19 @@ def _tile_shapes(vectors_per_block: int) -> tuple[tuple[int, ...], ...]:
 
     Returns
     -------
-    rows, blocks
-        The large tile: as many sums as the registers hold, near square to need few loads.
-    blocks_of_one_row
-        The tile for a single row: enough independent sums to hide the latency of an addition.
+    rows
+        Rows of the large tile: as many sums as the registers hold, near square to need few loads.
+    units
+        Blocks of a group: its vectors lie side by side in a panel, and make one tile's width.
+    groups_of_one_row
+        Groups of the tile for a single row: enough independent sums to hide the latency of an
+        addition.
     """
     if REGISTERS == 32:
-        table = {1: (4, 4, 4), 2: (4, 2, 4), 3: (6, 1, 3), 4: (4, 1, 3)}
+        rows, groups = {1: (4, 2), 2: (4, 2), 3: (6, 3), 4: (4, 3)}[vectors_per_block]
     else:
-        table = {1: (3, 4, 4), 2: (3, 2, 4), 3: (4, 1, 3), 4: (3, 1, 2)}
-    rows, blocks, blocks_of_one_row = table[vectors_per_block]
-    return (0,) * rows, (0,) * blocks, (0,) * blocks_of_one_row
+        rows, groups = {1: (3, 2), 2: (3, 2), 3: (4, 3), 4: (3, 2)}[vectors_per_block]
+    return (0,) * rows, (0,) * units_of_group(vectors_per_block), (0,) * groups
 
 
 def tile_shapes(block):  # type: ignore[no-untyped-def]
@@ -303,37 +319,40 @@ def _tile_shapes_overload(block):  # type: ignore[no-untyped-def]
 
 
 @helper
-def _walk_rows(n_rows, first_block, shape, blocks, tile_function, arguments):
-    """Cover all rows of the blocks from `first_block` on with tiles of `shape`, 2 and 1 rows."""
+def _walk_rows(n_rows, group, shape, units, tile_function, arguments):
+    """Cover all rows of one group with tiles of `shape`, 2 and 1 rows."""
     row = INT0
-    blocks_here = consecutive(first_block, blocks)
+    groups = (group,)
+    one = INT0 + 1
     while row + len(shape) <= n_rows:
-        tile_function(consecutive(row, shape), blocks_here, arguments)
+        tile_function(consecutive(row, one, shape), groups, units, arguments)
         row += len(shape)
     while row + 2 <= n_rows:
-        tile_function(consecutive(row, (0, 0)), blocks_here, arguments)
+        tile_function(consecutive(row, one, (0, 0)), groups, units, arguments)
         row += 2
     if row < n_rows:
-        tile_function(consecutive(row, (0,)), blocks_here, arguments)
+        tile_function(consecutive(row, one, (0,)), groups, units, arguments)
 
 
 @helper
 def walk(n_rows, n_blocks, vectors_per_block, tile_function, arguments):
-    """Call ``tile_function(rows, blocks, arguments)`` for tiles that cover a matrix once.
+    """Call ``tile_function(rows, groups, units, arguments)`` for tiles that cover a matrix once.
 
-    `vectors_per_block` is a shape. Blocks run in the outer loop, so that the panel of a block
-    stays in the cache for all rows.
+    `vectors_per_block` and `units` are shapes; `groups` holds the first block of each group of
+    neighbouring blocks, which lie side by side in a panel: as many as fit, then single ones. Groups
+    run in the outer loop, so that a group's panel stays in the cache for all rows.
     """
-    rows, blocks, blocks_of_one_row = tile_shapes(vectors_per_block)
+    rows, units, groups_of_one_row = tile_shapes(vectors_per_block)
     block = INT0
     if n_rows == 1:
-        while block + len(blocks_of_one_row) <= n_blocks:
-            tile_function(consecutive(INT0, (0,)), consecutive(block, blocks_of_one_row), arguments)
-            block += len(blocks_of_one_row)
-    else:
-        while block + len(blocks) <= n_blocks:
-            _walk_rows(n_rows, block, rows, blocks, tile_function, arguments)
-            block += len(blocks)
+        width = INT0 + len(units)
+        while block + len(groups_of_one_row) * width <= n_blocks:
+            groups = consecutive(block, width, groups_of_one_row)
+            tile_function((INT0,), groups, units, arguments)
+            block += len(groups_of_one_row) * width
+    while block + len(units) <= n_blocks:
+        _walk_rows(n_rows, block, rows, units, tile_function, arguments)
+        block += len(units)
     while block < n_blocks:
         _walk_rows(n_rows, block, rows, (0,), tile_function, arguments)
         block += 1
