@@ -226,7 +226,11 @@ class Recurrent(Module):
     # -- Passes -----------------------------------------------------------------------------------
 
     def __call__(
-        self, x: Any, initial_state: State = None, lengths: Any = None, resets: Any = None
+        self,
+        x: Any,
+        initial_state: State = None,
+        lengths: Any = None,
+        resets: Any = None,
     ) -> tuple[np.ndarray, State]:
         """Run the layer over sequences, keeping nothing for back-propagation.
 
@@ -303,7 +307,12 @@ class Recurrent(Module):
         initial = self._states_in("initial_state", initial_state, batch.size)
         tape = Tape(self, self._version, batch, initial, [], [], [], []) if keep else None
         empty = batch.size == 0 or batch.time == 0
-        states = (len(self.cell.states), len(self._directions), batch.size, self.hidden_size)
+        states = (
+            len(self.cell.states),
+            len(self._directions),
+            batch.size,
+            self.hidden_size,
+        )
         final = np.empty(states, np.float32)
         if empty:
             final[...] = 0 if initial is None else initial
@@ -385,7 +394,12 @@ class Recurrent(Module):
             d_current = real_array("d_output", d_output, _named(outputs[-1].shape))
         d_final = self._states_in("d_final_state", d_final_state, batch.size)
         tape.used = True
-        states = (len(self.cell.states), len(self._directions), batch.size, self.hidden_size)
+        states = (
+            len(self.cell.states),
+            len(self._directions),
+            batch.size,
+            self.hidden_size,
+        )
         vector = np.zeros(self._vector.size, np.float32)
         by_name = split(vector, self._shapes)
         if batch.size == 0 or batch.time == 0:
@@ -405,6 +419,7 @@ class Recurrent(Module):
                 direction.backward(weights, batch, saved, d_current, d_final, d_initial, part)
                 direction.gradients(batch, saved, *self._weights(by_name, direction))
                 tape.saved[direction.index] = None
+                direction.release(saved)
                 d_input = part if d_input is None or part is None else d_input + part
             mask = tape.masks[layer]
             d_current = d_input if mask is None or d_input is None else d_input * mask

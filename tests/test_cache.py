@@ -22,7 +22,8 @@ RUN_ALL = """
     for name, kernel in _jit.kernels().items():
         hits[name] = sum(kernel.stats.cache_hits.values())
         misses[name] = sum(kernel.stats.cache_misses.values())
-    print(json.dumps({"ran": ran, "hits": hits, "misses": misses, "directory": _jit.cache_directory()}))
+    report = {"ran": ran, "hits": hits, "misses": misses, "directory": _jit.cache_directory()}
+    print(json.dumps(report))
 """
 # One small kernel, for the tests that compile again and again.
 RUN_ONE = """

@@ -275,6 +275,7 @@ def test_construction_errors(name):
 
 X = np.zeros((2, 5, 3), dtype=np.float32)
 H = np.zeros((2, 2, 4), dtype=np.float32)
+STATE = "shape (num_layers * num_directions=2, batch_size=2, hidden_size=4), got "
 CALLS = {
     "x flat": ({"x": np.zeros(3)}, ["x must have shape", "input_size=3", "(3,)"]),
     "x 2-d": ({"x": np.zeros((5, 3))}, ["x must have shape", "input_size=3", "(5, 3)"]),
@@ -285,10 +286,10 @@ CALLS = {
     "x text": ({"x": np.full((2, 5, 3), "a")}, ["x", "real", "<U1"]),
     "x ragged": ({"x": [[[1.0, 2.0, 3.0]], [[1.0]]]}, ["x"]),
     "x dates": ({"x": X.astype("datetime64[s]")}, ["x", "real", "datetime64"]),
-    "state 2-d": ({"initial_state": H[0]}, ["initial_state", "(2, 2, 4)", "(2, 4)"]),
-    "state layers": ({"initial_state": H[:1]}, ["initial_state", "(2, 2, 4)", "(1, 2, 4)"]),
-    "state batch": ({"initial_state": H[:, :1]}, ["initial_state", "(2, 2, 4)", "(2, 1, 4)"]),
-    "state hidden": ({"initial_state": H[..., :3]}, ["initial_state", "(2, 2, 4)", "(2, 2, 3)"]),
+    "state 2-d": ({"initial_state": H[0]}, ["initial_state", STATE + "(2, 4)"]),
+    "state layers": ({"initial_state": H[:1]}, ["initial_state", STATE + "(1, 2, 4)"]),
+    "state batch": ({"initial_state": H[:, :1]}, ["initial_state", STATE + "(2, 1, 4)"]),
+    "state hidden": ({"initial_state": H[..., :3]}, ["initial_state", STATE + "(2, 2, 3)"]),
     "state complex": ({"initial_state": H * 1j}, ["initial_state", "real", "complex"]),
     "state pair": ({"initial_state": (H, H)}, ["initial_state"]),
     "lengths 0": ({"lengths": [0, 5]}, ["lengths", "1", "5", "0"]),
@@ -323,7 +324,7 @@ def test_call_errors(name):
         (H[:1], ["initial_state", "h", "c"]),
         ((H[:1],), ["initial_state", "h", "c"]),
         ((H[:1], H[:1], H[:1]), ["initial_state", "h", "c"]),
-        ((H[:1], H), ["initial_state", "(1, 2, 4)", "(2, 2, 4)"]),
+        ((H[:1], H), ["initial_state[1]", "num_directions=1", "(2, 2, 4)"]),
     ],
     ids=["array", "one", "three", "shapes"],
 )
@@ -336,9 +337,12 @@ def test_lstm_state_errors(state, fragments):
 
 
 BACKWARD = {
-    "d_output shape": ({"d_output": np.zeros((2, 5, 3))}, ["d_output", "(2, 5, 4)", "(2, 5, 3)"]),
+    "d_output shape": (
+        {"d_output": np.zeros((2, 5, 3))},
+        ["d_output", "hidden_size=4", "(2, 5, 3)"],
+    ),
     "d_output complex": ({"d_output": np.zeros((2, 5, 4)) * 1j}, ["d_output", "real", "complex"]),
-    "d_final shape": ({"d_final_state": H[:1]}, ["d_final_state", "(2, 2, 4)", "(1, 2, 4)"]),
+    "d_final shape": ({"d_final_state": H[:1]}, ["d_final_state", STATE + "(1, 2, 4)"]),
     "d_final pair": ({"d_final_state": (H, H)}, ["d_final_state"]),
 }
 

@@ -21,7 +21,14 @@ from .._jit import INT0, STAMP, helper, kernel
 from .._simd import LANES, float_pointer, int_pointer, load, splat, store
 from .._vecmath import ZERO
 from .call import record
-from .forward import load_row, load_states, restarts_at, row_of_step, store_row, store_states
+from .forward import (
+    load_row,
+    load_states,
+    restarts_at,
+    row_of_step,
+    store_row,
+    store_states,
+)
 from .tile import (
     for_each,
     gathered,
@@ -39,39 +46,28 @@ __all__ = ["backward_pass"]
 # -- The equations, unit by unit ------------------------------------------------------------------
 
 
-@kernel
-def gather_states(calls, active, step, n_rows, n_states, stamp=STAMP):
-    """Copy the states before this step, wherever they are, to padded rows ``[state][i][Hp]``."""
-    call = record(calls)
-    state, start = float_pointer(call.state), float_pointer(call.start)
-    output, cells = float_pointer(call.output), float_pointer(call.cells)
+@helper
+def _old_states(call, i, block, step, n_rows, states):
+    """Return the states before this step, wherever they are; what is not used is not loaded."""
     width = call.n_blocks * LANES
-    earlier = 1 if call.reverse else -1
-    for i in range(active):
-        row = int_pointer(call.where)[i]
-        fresh = restarts_at(call, row, step)
-        row += earlier
-        for n in range(n_states):
-            target = (n * n_rows + i) * width
-            for block in range(call.n_blocks):
-                if fresh:
-                    vector = load(start, target + block * LANES)
-                elif n == 0:
-                    vector = load_row(output, row * call.output_stride, block, call.hidden_size)
-                else:
-                    place = (row * (n_states - 1) + n - 1) * width
-                    vector = load(cells, place + block * LANES)
-                store(state, target + block * LANES, vector)
+    row = int_pointer(call.where)[i]
+    if restarts_at(call, row, step):
+        unit = i * width + block * LANES
+        return merged((), (), float_pointer(call.start), unit, n_rows * width, states)
+    earlier = row + 1 if call.reverse else row - 1
+    output = float_pointer(call.output)
+    hidden = load_row(output, earlier * call.output_stride, block, call.hidden_size)
+    cell = (earlier * (len(states) - 1) - 1) * width + block * LANES
+    return merged((), (hidden,), float_pointer(call.cells), cell, width, states)
 
 
 @helper
-def _differentiate_units(call, active, n_rows, equations, slots, states):
+def _differentiate_units(call, active, step, n_rows, equations, slots, states):
     """Turn the gradients of the states into those of the slots, for all units of a step."""
     width = call.n_blocks * LANES
     size = n_rows * width
-    state, d_state = float_pointer(call.state), float_pointer(call.d_state)
-    saved_rows, cells = float_pointer(call.saved), float_pointer(call.cells)
-    d_output = float_pointer(call.d_output)
+    d_state, saved_rows = float_pointer(call.d_state), float_pointer(call.saved)
+    d_output, cells = float_pointer(call.d_output), float_pointer(call.cells)
     for i in range(active):
         row = int_pointer(call.where)[i]
         for block in range(call.n_blocks):
@@ -85,11 +81,13 @@ def _differentiate_units(call, active, n_rows, equations, slots, states):
                 )
             d_states = merged((), (hidden,), d_state, unit, size, states)
             saved = merged((), (), saved_rows, slot_row, LANES, slots)
-            old = merged((), (), state, unit, size, states)
+            old = _old_states(call, i, block, step, n_rows, states)
             new = merged((), (splat(ZERO),), cells, cell, width, states)
             constant = load(float_pointer(call.unit_constant), block * LANES)
             d_slots, d_old = equations(d_states, saved, old, new, constant)
             store_vectors((), d_slots, saved_rows, slot_row, LANES)
+            here = (i * call.n_blocks + block) * len(slots) * LANES
+            store_vectors((), d_slots, float_pointer(call.d_slots), here, LANES)
             store_vectors((), d_old, d_state, unit, size)
 
 
@@ -97,13 +95,15 @@ def _differentiate_units(call, active, n_rows, equations, slots, states):
 
 
 @helper
-def _product_of_slots(tile, call, rows, groups, units, panel, slots):
+def _product_of_slots(tile, call, source, rows, groups, units, panel, slots):
     """Add the product of some slots with a transposed panel.
 
     Parameters
     ----------
+    source : int
+        Address of slot rows.
     rows : tuple of int
-        Numbers ``b * T + t``.
+        Numbers of those rows.
     slots : tuple of int
         First slot, how many, and how many there are in all.
     """
@@ -114,9 +114,9 @@ def _product_of_slots(tile, call, rows, groups, units, panel, slots):
     panel_starts = scaled(groups, call.n_blocks * count * LANES * LANES)
     step = len(units) * LANES
     for part in range(n_parts):
-        source = float_pointer(call.saved + 4 * (first + part * n_slots) * LANES)
+        a = float_pointer(source + 4 * (first + part * n_slots) * LANES)
         here = float_pointer(panel + 4 * part * count * LANES * step)
-        tile = product(tile, source, starts, 1, here, panel_starts, step, length * LANES)
+        tile = product(tile, a, starts, 1, here, panel_starts, step, length * LANES)
     return tile
 
 
@@ -133,10 +133,10 @@ def _state_tile(rows, groups, units, a):
     call, slots = a
     width = call.n_blocks * LANES
     d_state = float_pointer(call.d_state)
-    # From zero, and joined at the end: beside a large gradient each term would lose its last bits.
+    # From zero and joined at the end: beside a large gradient, terms would lose their last bits.
     tile = zero_tile(rows, groups, units)
-    places = gathered(int_pointer(call.where), rows, 1)
-    tile = _product_of_slots(tile, call, places, groups, units, call.panel_t, slots)
+    source, panel = call.d_slots, call.panel_t
+    tile = _product_of_slots(tile, call, source, rows, groups, units, panel, slots)
     for_each(_add_vector, tile, rows, groups, units, (d_state, width))
 
 
@@ -150,29 +150,38 @@ def differentiate_state(calls, active, count, n_slots, stamp=STAMP):
 @helper
 def _finish_source(vectors, i, block, a):
     """Apply the equations of the first stage to the gradient of what the second multiplied."""
-    call, n_rows, slots, states, equations = a
+    call, step, n_rows, slots, states, equations = a
     width = call.n_blocks * LANES
     unit = i * width + block * LANES
     row = int_pointer(call.where)[i]
     slot_row = (row * call.n_blocks + block) * len(slots) * LANES
-    saved_rows, d_state = float_pointer(call.saved), float_pointer(call.d_state)
-    saved = merged((), (), saved_rows, slot_row, LANES, slots)
-    old = merged((), (), float_pointer(call.state), unit, n_rows * width, states)
+    here = (i * call.n_blocks + block) * len(slots) * LANES
+    slot_rows, d_state = float_pointer(call.d_slots), float_pointer(call.d_state)
+    saved = merged((), (), slot_rows, here, LANES, slots)
+    old = _old_states(call, i, block, step, n_rows, states)
     constant = load(float_pointer(call.unit_constant), block * LANES)
     d_slots, d_hidden = equations(vectors[0], saved, old, constant)
-    store_vectors((), d_slots, saved_rows, slot_row, LANES)
+    store_vectors((), d_slots, slot_rows, here, LANES)
+    store_vectors((), d_slots, float_pointer(call.saved), slot_row, LANES)
     store(d_state, unit, load(d_state, unit) + d_hidden)
 
 
 @helper
 def _source_tile(rows, groups, units, a):
     """Compute the gradient of what the second stage multiplied and pass it on in registers."""
-    call, n_rows, stage, stage_2, slots, states, equations = a
+    call, step, n_rows, stage, stage_2, slots, states, equations = a
     tile = zero_tile(rows, groups, units)
-    places = gathered(int_pointer(call.where), rows, 1)
+    source, panel = call.d_slots, call.panel_t_2
     parts = (INT0 + len(stage), INT0 + len(stage_2), INT0 + len(slots))
-    tile = _product_of_slots(tile, call, places, groups, units, call.panel_t_2, parts)
-    for_each(_finish_source, tile, rows, groups, units, (call, n_rows, slots, states, equations))
+    tile = _product_of_slots(tile, call, source, rows, groups, units, panel, parts)
+    for_each(
+        _finish_source,
+        tile,
+        rows,
+        groups,
+        units,
+        (call, step, n_rows, slots, states, equations),
+    )
 
 
 @helper
@@ -188,7 +197,8 @@ def _input_tile(rows, groups, units, a):
     call, slots = a
     tile = zero_tile(rows, groups, units)
     places = gathered(int_pointer(call.where), rows, 1)
-    tile = _product_of_slots(tile, call, places, groups, units, call.input_panel_t, slots)
+    source, panel = call.saved, call.input_panel_t
+    tile = _product_of_slots(tile, call, source, places, groups, units, panel, slots)
     for_each(_store_input, tile, rows, groups, units, call)
 
 
@@ -278,10 +288,18 @@ def backward_pass(
             active += 1
         for i in range(active):
             where[i] = row_of_step(call, begin + i, step)
-        gather_states(calls, active, step, n_rows, n_states)
-        _differentiate_units(call, active, n_rows, equations, slots, states)
+        _differentiate_units(call, active, step, n_rows, equations, slots, states)
         if first_equations is not None:
-            arguments = (call, n_rows, stage, stage_2, slots, states, first_equations)
+            arguments = (
+                call,
+                step,
+                n_rows,
+                stage,
+                stage_2,
+                slots,
+                states,
+                first_equations,
+            )
             walk(active, call.n_blocks, (0,), _source_tile, arguments)
         differentiate_state(calls, active, INT0 + len(stage), n_slots)
         if step == 0 or call.resets != 0:

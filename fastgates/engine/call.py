@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-__all__ = ["FIELD", "N_FIELDS", "address", "make_call", "record"]
+__all__ = ["FIELD", "N_FIELDS", "address", "make_call", "place_scratch", "record"]
 
 _NAMES = (
     # arrays of steps
@@ -74,6 +76,7 @@ _NAMES = (
     "start",  # [N][rows][Hp]: the initial states
     "d_state",  # [N][rows][Hp]
     "d_start",  # [N][rows][Hp]
+    "d_slots",  # (rows, S * Hp): the gradients of the slots at this step
     # weight gradients
     "chunk",  # steps a chunk
     "a",  # scratch (chunk, a_stride): inputs, states before the step, sources
@@ -142,3 +145,23 @@ def _layout_is_known() -> bool:
 
 #: Return the address of the first element of an array, 0 for None.
 address = _address_by_layout if _layout_is_known() else _address_by_interface
+
+
+_scratch = threading.local()
+
+
+def place_scratch(call: np.ndarray, sizes: Sequence[tuple[str, int]]) -> None:
+    """Give fields of a call places in the scratch of the calling thread, of so many floats each.
+
+    Each place starts at a cache line. The scratch is kept from call to call and grows to what was
+    needed most.
+    """
+    rounded = [(name, -(-size // 16) * 16) for name, size in sizes]
+    needed = 16 + sum(size for _, size in rounded)
+    arena = getattr(_scratch, "arena", None)
+    if arena is None or arena.size < needed:
+        arena = _scratch.arena = np.empty(needed, np.float32)
+    place = -(-address(arena) // 64) * 64
+    for name, size in rounded:
+        call[FIELD[name]] = place
+        place += 4 * size

@@ -104,7 +104,11 @@ def load_states(calls, begin, end, source, target, n_states, stamp=STAMP):
             row = n * call.state_stride + int_pointer(call.order)[begin + i] * call.hidden_size
             for block in range(call.n_blocks):
                 vector = load_row(float_pointer(source), row, block, call.hidden_size)
-                store(float_pointer(target), (n * n_rows + i) * width + block * LANES, vector)
+                store(
+                    float_pointer(target),
+                    (n * n_rows + i) * width + block * LANES,
+                    vector,
+                )
 
 
 @kernel
@@ -162,7 +166,13 @@ def _project_tile(rows, groups, units, a):
 @helper
 def _project(calls, n_rows, n_slots, first_input, inputs):
     call = record(calls)
-    walk(n_rows, call.n_blocks, inputs, _project_tile, (call, n_slots, first_input, inputs))
+    walk(
+        n_rows,
+        call.n_blocks,
+        inputs,
+        _project_tile,
+        (call, n_slots, first_input, inputs),
+    )
 
 
 @kernel
@@ -261,7 +271,12 @@ def _stage_tile(rows, groups, units, a):
     workspace = float_pointer(call.workspace + 4 * (place[0] * row_size + len(before) * LANES))
     unit_size = n_slots * LANES
     tile = load_tile(
-        workspace, scaled(rows, row_size), scaled(groups, unit_size), units, unit_size, stage
+        workspace,
+        scaled(rows, row_size),
+        scaled(groups, unit_size),
+        units,
+        unit_size,
+        stage,
     )
     width = len(stage) * LANES
     tile = product(
@@ -403,5 +418,12 @@ def forward_pass(
             while active > 0 and lengths[begin + active - 1] <= step:
                 active -= 1
                 store_states(
-                    calls, begin + active, active, n_rows, call.state, now, call.final, n_states
+                    calls,
+                    begin + active,
+                    active,
+                    n_rows,
+                    call.state,
+                    now,
+                    call.final,
+                    n_states,
                 )

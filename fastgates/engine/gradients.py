@@ -22,7 +22,7 @@ from .._jit import INT0, STAMP, helper, kernel
 from .._simd import LANES, float_pointer, int_pointer, load, splat, store
 from .._threads import SMALL_WORK, get_num_threads, run
 from .._vecmath import ZERO
-from .call import FIELD, address, record
+from .call import FIELD, address, place_scratch, record
 from .forward import restarts_at, row_of_step
 from .tile import for_each, product, scaled, walk, zero_tile
 
@@ -47,7 +47,13 @@ def _gather_step(call, row, batch_row, step, count, first_block, n_owned):
     if call.n_stage > 0:
         if restarts_at(call, row, step):
             if call.initial != 0:
-                _copy(float_pointer(call.initial), batch_row * hidden, a, start + size, hidden)
+                _copy(
+                    float_pointer(call.initial),
+                    batch_row * hidden,
+                    a,
+                    start + size,
+                    hidden,
+                )
             else:
                 for k in range(hidden):
                     a[start + size + k] = ZERO
@@ -115,7 +121,17 @@ def _scatter_all(call, first_block, n_owned):
         slot = int_pointer(call.input_slots)[gate]
         place, count = slot - call.first_input, call.n_inputs
         panel = call.d_input_panel
-        _scatter(call, panel, count, size, place, gate, first_block, n_owned, call.d_weight_ih)
+        _scatter(
+            call,
+            panel,
+            count,
+            size,
+            place,
+            gate,
+            first_block,
+            n_owned,
+            call.d_weight_ih,
+        )
         if call.d_bias_ih != 0:
             n_slots, one = call.n_slots, INT0 + 1
             bias = call.d_bias_ih
@@ -124,13 +140,27 @@ def _scatter_all(call, first_block, n_owned):
             slot = int_pointer(call.recurrent_slots)[gate]
             place, count, panel = slot, call.n_stage, call.d_panel
             if slot >= call.n_stage:
-                place, count, panel = slot - call.n_stage, call.n_stage_2, call.d_panel_2
+                place, count, panel = (
+                    slot - call.n_stage,
+                    call.n_stage_2,
+                    call.d_panel_2,
+                )
             weights = call.d_weight_hh
             _scatter(call, panel, count, hidden, place, gate, first_block, n_owned, weights)
             if call.d_bias_hh != 0:
                 n_slots, one = call.n_slots, INT0 + 1
                 bias = call.d_bias_hh
-                _scatter(call, call.d_bias, n_slots, one, slot, gate, first_block, n_owned, bias)
+                _scatter(
+                    call,
+                    call.d_bias,
+                    n_slots,
+                    one,
+                    slot,
+                    gate,
+                    first_block,
+                    n_owned,
+                    bias,
+                )
 
 
 @kernel
@@ -158,7 +188,12 @@ def weight_gradients(calls, first_block, end_block, stamp=STAMP):
         _add_biases(call, call.n_slots * n_owned, steps, bias)
         for part in range(3):
             if part == 0:
-                first, count, columns, offset = call.first_input, call.n_inputs, size, INT0
+                first, count, columns, offset = (
+                    call.first_input,
+                    call.n_inputs,
+                    size,
+                    INT0,
+                )
                 result = call.d_input_panel
             elif part == 1:
                 first, count, columns, offset = INT0, call.n_stage, hidden, size
@@ -176,7 +211,15 @@ def weight_gradients(calls, first_block, end_block, stamp=STAMP):
                     count * n_owned,
                     (0,),
                     _gradient_tile,
-                    (float_pointer(result), columns, steps, a, call.a_stride, b, call.b_stride),
+                    (
+                        float_pointer(result),
+                        columns,
+                        steps,
+                        a,
+                        call.a_stride,
+                        b,
+                        call.b_stride,
+                    ),
                 )
     _scatter_all(call, first_block, n_owned)
 
@@ -194,7 +237,15 @@ def run_weight_gradients(call: np.ndarray, steps: int) -> None:
 
     `call` must have all but the fields from ``chunk`` to ``d_bias``.
     """
-    names = ("input_size", "hidden_size", "n_blocks", "n_slots", "n_inputs", "n_stage", "n_stage_2")
+    names = (
+        "input_size",
+        "hidden_size",
+        "n_blocks",
+        "n_slots",
+        "n_inputs",
+        "n_stage",
+        "n_stage_2",
+    )
     size, hidden, n_blocks, n_slots, n_inputs, n_stage, n_stage_2 = (
         int(call[FIELD[name]]) for name in names
     )
@@ -221,12 +272,10 @@ def run_weight_gradients(call: np.ndarray, steps: int) -> None:
     call[FIELD["b_stride"]] = b_stride
 
     def make_worker() -> Callable[[int], None]:
-        scratch = np.empty(chunk * (a_stride + b_stride), np.float32)
         mine = call.copy()
-        mine[FIELD["a"]] = address(scratch)
-        mine[FIELD["b"]] = address(scratch) + 4 * chunk * a_stride
+        place_scratch(mine, (("a", chunk * a_stride), ("b", chunk * b_stride)))
 
-        def task(number: int, _keep: object = (scratch, results)) -> None:
+        def task(number: int, _keep: object = results) -> None:
             weight_gradients(mine, bounds[number], bounds[number + 1])
 
         return task

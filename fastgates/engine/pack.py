@@ -108,7 +108,10 @@ def pack_forward(
     inputs = _slot_order(cell.input_slots, cell.first_input_slot, len(cell.gates))
     stages = [_slot_order(cell.recurrent_slots, *stage) for stage in cell.stages]
     bias = np.zeros((n_slots, n_blocks * LANES), np.float32)
-    for places, values in ((cell.input_slots, bias_ih), (cell.recurrent_slots, bias_hh)):
+    for places, values in (
+        (cell.input_slots, bias_ih),
+        (cell.recurrent_slots, bias_hh),
+    ):
         if values is not None:
             for place, part in zip(places, values.reshape(-1, hidden_size), strict=True):
                 bias[place, :hidden_size] += part

@@ -15,7 +15,7 @@ import numpy as np
 from .._simd import LANES
 from .._threads import SMALL_WORK, get_num_threads, run
 from ..cells import Cell
-from .call import FIELD, address, make_call
+from .call import FIELD, address, make_call, place_scratch
 from .gradients import run_weight_gradients
 from .pack import n_blocks_of, pack_forward, pack_transposed
 
@@ -86,11 +86,11 @@ class Saved:
     ----------
     call : ndarray
         The call of the forward pass, which the others start from.
-    slots : ndarray, shape (B * T, S * Hp)
+    slots : ndarray, size B * T * S * Hp
         Activated gates; back-propagation overwrites them with gradients.
-    cells : ndarray, shape (B * T, (N - 1) * Hp)
+    cells : ndarray, size B * T * (N - 1) * Hp
         The states other than the first, which is the output.
-    sources : ndarray, shape (B * T, Hp) or (0, Hp)
+    sources : ndarray, size B * T * Hp, or empty
         What a second stage multiplied.
     panels : object
         Keeps the packed weights alive.
@@ -143,8 +143,12 @@ class Direction:
         self.column = column
         self.n_blocks = n_blocks_of(hidden_size)
         self._slots = np.array([cell.input_slots, cell.recurrent_slots], np.int64)
+        self._spare: list[list[np.ndarray]] = []  # at most one set of buffers
         # Multiply-adds of one step of one sequence.
         self._work = len(cell.gates) * hidden_size * (input_size + hidden_size)
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_spare": []}
 
     def prepare(
         self,
@@ -211,7 +215,11 @@ class Direction:
             Whether to return what back-propagation needs.
         """
         cell = self.cell
-        width, n_slots, n_states = self.n_blocks * LANES, len(cell.slots), len(cell.states)
+        width, n_slots, n_states = (
+            self.n_blocks * LANES,
+            len(cell.slots),
+            len(cell.states),
+        )
         call = prepared.call.copy()
         size, stride = self.hidden_size * batch.size, final[0].size
         start = 4 * self.index * size
@@ -229,16 +237,20 @@ class Direction:
         saved = None
         if keep:
             steps = batch.size * batch.time
-            saved = Saved(
-                call,
-                np.empty((steps, n_slots * width), np.float32),
-                np.empty((steps, (n_states - 1) * width), np.float32),
-                np.empty((steps if len(cell.stages) == 2 else 0, width), np.float32),
-                prepared.panels,
+            sizes = (
+                steps * n_slots * width,
+                steps * (n_states - 1) * width,
+                steps * width if len(cell.stages) == 2 else 0,
             )
-            call[_KEPT] = (address(saved.slots), address(saved.cells), address(saved.sources))
+            slots, cells, sources = self._buffers(sizes)
+            saved = Saved(call, slots, cells, sources, prepared.panels)
+            call[_KEPT] = (
+                address(saved.slots),
+                address(saved.cells),
+                address(saved.sources),
+            )
 
-        def scratch(call: np.ndarray, rows: int) -> np.ndarray:
+        def scratch(call: np.ndarray, rows: int) -> None:
             chunk = max(rows, min(rows * batch.time, _WORKSPACE_FLOATS // (n_slots * width)))
             sizes = (
                 ("where", 2 * chunk),
@@ -248,7 +260,7 @@ class Direction:
                 ("start", n_states * rows * width),
             )
             call[FIELD["chunk_rows"]] = chunk
-            return _place(call, sizes)
+            place_scratch(call, sizes)
 
         _run_ranges(cell.forward, call, batch, scratch, batch.steps * self._work)
         return saved
@@ -279,17 +291,17 @@ class Direction:
             address(d_input),
         )
 
-        def scratch(call: np.ndarray, rows: int) -> np.ndarray:
+        def scratch(call: np.ndarray, rows: int) -> None:
             chunk = max(rows, 64)
             sizes = (
                 ("where", 2 * chunk),
-                ("state", n_states * rows * width),
                 ("start", n_states * rows * width),
                 ("d_state", n_states * rows * width),
                 ("d_start", n_states * rows * width),
+                ("d_slots", rows * len(self.cell.slots) * width),
             )
             call[FIELD["chunk_rows"]] = chunk
-            return _place(call, sizes)
+            place_scratch(call, sizes)
 
         _run_ranges(self.cell.backward, call, batch, scratch, batch.steps * self._work)
 
@@ -315,6 +327,24 @@ class Direction:
         )
         run_weight_gradients(call, batch.steps)
 
+    def _buffers(self, sizes: tuple[int, ...]) -> list[np.ndarray]:
+        """Return uninitialised arrays, those of the last tape again where they fit.
+
+        Fresh memory costs a page fault every 4 KiB, which for small networks is a good part of a
+        training step.
+        """
+        try:
+            spare = self._spare.pop()
+        except IndexError:
+            spare = []
+        if [array.size for array in spare] == list(sizes):
+            return spare
+        return [np.empty(size, np.float32) for size in sizes]
+
+    def release(self, saved: Saved) -> None:
+        """Give the buffers of a tape that is used up back for the next one."""
+        self._spare[:] = [[saved.slots, saved.cells, saved.sources]]
+
 
 def _fields(first: str, last: str) -> slice:
     return slice(FIELD[first], FIELD[last] + 1)
@@ -327,25 +357,11 @@ _GRADIENTS = _fields("d_output", "d_input")
 _RESULTS = _fields("d_weight_ih", "d_bias_hh")
 
 
-def _place(call: np.ndarray, sizes: tuple[tuple[str, int], ...]) -> np.ndarray:
-    """Give the fields of a call places in one new array, of so many floats each; return it.
-
-    Each starts at a cache line.
-    """
-    rounded = [(name, -(-size // 16) * 16) for name, size in sizes]
-    arena = np.empty(sum(size for _, size in rounded) + 16, np.float32)
-    place = -(-address(arena) // 64) * 64
-    for name, size in rounded:
-        call[FIELD[name]] = place
-        place += 4 * size
-    return arena
-
-
 def _run_ranges(
     kernel: Callable[..., None],
     call: np.ndarray,
     batch: Batch,
-    scratch: Callable[[np.ndarray, int], np.ndarray],
+    scratch: Callable[[np.ndarray, int], None],
     work: int,
 ) -> None:
     """Run a kernel over ranges of the batch, each worker with scratch of its own."""
@@ -357,9 +373,9 @@ def _run_ranges(
 
     def make_worker() -> Callable[[int], None]:
         mine = call.copy()
-        arena = scratch(mine, most_rows)
+        scratch(mine, most_rows)
 
-        def task(number: int, _keep: object = arena) -> None:
+        def task(number: int) -> None:
             begin = batch.size * number // ranges
             kernel(mine, begin, batch.size * (number + 1) // ranges)
 
