@@ -13,7 +13,7 @@ that compile to the instructions that they name: nothing is left to the auto-vec
 ``fma(a, b, c)``              ``a * b + c`` rounded once; works on float32 numbers too
 ``where_less(a, b, x, y)``    ``x if a < b else y``, lane by lane; works on float32 numbers too
 ``absolute(x)``               ``|x|``; works on float32 numbers too
-``with_sign_of(x, y)``        ``|x|`` with the sign of ``y``; works on float32 numbers too
+``with_sign_of(x, y)``        ``x >= 0`` with the sign of ``y``; works on float32 numbers too
 ``power_of_two(x)``           ``2**k`` of the number ``x = k + ROUNDER``; float32 numbers too
 ``float_pointer(address)``    a pointer to float32 from an integer address (``int_pointer`` and
                               ``byte_pointer`` likewise)
@@ -349,7 +349,7 @@ def where_less(typingctx, a, b, x, y):  # type: ignore[no-untyped-def]
 
 
 def _emit_llvm_function(name: str) -> Any:
-    """Return a code generator that calls an LLVM intrinsic whose types are all that of `args[0]`."""
+    """Return a code generator that calls an LLVM intrinsic with all types that of `args[0]`."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         args = [_as_common(builder, sig, t, v) for t, v in zip(sig.args, args, strict=True)]
@@ -367,6 +367,15 @@ def _as_common(builder: Any, sig: Any, numba_type: Any, value: Any) -> Any:
     return as_vector(builder, numba_type, value) if sig.return_type == float32v else value
 
 
+def _integers(floats: Any) -> tuple[Any, Any]:
+    """Return the integer type as wide as `floats`, and a function that emits its constants."""
+    if not isinstance(floats, ir.VectorType):
+        integer = ir.IntType(32)
+        return integer, lambda value: ir.Constant(integer, value)
+    integers = ir.VectorType(ir.IntType(32), LANES)
+    return integers, lambda value: ir.Constant(integers, [value] * LANES)
+
+
 @intrinsic
 def absolute(typingctx, x):  # type: ignore[no-untyped-def]
     """Return ``|x|``."""
@@ -376,35 +385,36 @@ def absolute(typingctx, x):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def with_sign_of(typingctx, x, y):  # type: ignore[no-untyped-def]
-    """Return ``|x|`` with the sign of `y`, also that of a zero."""
+    """Return `x`, which must not be negative or -0, with the sign of `y`, also that of a zero."""
     result = _common(x, y)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        x, y = (_as_common(builder, sig, t, v) for t, v in zip(sig.args, args, strict=True))
+        integer, constant = _integers(x.type)
+        sign = builder.and_(builder.bitcast(y, integer), constant(-(2**31)))
+        return builder.bitcast(builder.or_(builder.bitcast(x, integer), sign), x.type)
+
     arguments = [float32v if t == float32v else types.float32 for t in (x, y)]
-    return result(*arguments), _emit_llvm_function("copysign")
+    return result(*arguments), codegen
 
 
-# A float32 from 2**23 to 2**24 has no fraction, so ``x + ROUNDER`` rounds a small `x` to an integer,
-# which then stands in the low bits.
-ROUNDER = np.float32(1.5 * 2**23)
+# A float32 from 2**23 to 2**24 has no fraction, so ``x + ROUNDER`` rounds a small `x` to an
+# integer, which then stands in the low bits, here plus 127: as the exponent of a float32 is stored.
+ROUNDER = np.float32(1.5 * 2**23 + 127)
 
 
 @intrinsic
 def power_of_two(typingctx, x):  # type: ignore[no-untyped-def]
-    """Return ``2**k`` for ``x = k + ROUNDER``, with 0 for ``k = -127`` and infinity for ``k = 128``.
+    """Return ``2**k`` for ``x = k + ROUNDER``; 0 for ``k = -127``, infinity for ``k = 128``.
 
     Beyond these `k` the result is any number.
     """
     result = _common(x)
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        integer = ir.IntType(32)
-        if result == float32v:
-            integer = ir.VectorType(integer, LANES)
-
-        def constant(value):  # type: ignore[no-untyped-def]
-            return ir.Constant(integer, [value] * LANES if result == float32v else value)
-
-        # The exponent field of a float32 starts at bit 23 and is biased by 127.
-        biased = builder.add(builder.bitcast(args[0], integer), constant(127))
-        return builder.bitcast(builder.shl(biased, constant(23)), args[0].type)
+        integer, constant = _integers(args[0].type)
+        # The exponent field of a float32 starts at bit 23.
+        shifted = builder.shl(builder.bitcast(args[0], integer), constant(23))
+        return builder.bitcast(shifted, args[0].type)
 
     return result(result), codegen

@@ -201,28 +201,3 @@ def test_nowhere_to_write_is_one_warning(tmp_path, copied_package, directory):
 def test_off_says_nothing_where_nothing_can_be_written(tmp_path, copied_package):
     env = block_writing(tmp_path, copied_package) | {"FASTGATES_CACHE": "0"}
     assert run_python(WARNS, env=env, path=copied_package).stdout == ""
-
-
-def test_directory_that_goes_away(tmp_path):
-    """The cache could be written at import, and no longer at the first call."""
-    directory = tmp_path / "kernels"
-    code = """
-        import shutil
-        import sys
-        import warnings
-        from pathlib import Path
-
-        directory = Path(sys.argv[1])
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            import fastgates
-            from fastgates import _vecmath
-
-            shutil.rmtree(directory)
-            directory.write_text("")
-            for _ in range(2):
-                print(_vecmath.tanh_array([0.5])[0], _vecmath.sigmoid_array([0.5])[0])
-        assert len(caught) <= 1, [str(w.message) for w in caught]
-    """
-    env = {"FASTGATES_CACHE_DIR": directory, "FASTGATES_CACHE": None}
-    assert run_python(code, directory, env=env).stdout.split()[0].startswith("0.4621")

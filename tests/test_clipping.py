@@ -70,6 +70,7 @@ def test_gradients_that_are_not_finite_are_reported_and_left(value):
     np.testing.assert_array_equal(gradient.parameter_vector, np.float32([1.0, value]))
 
 
+@pytest.mark.parity
 def test_norm_agrees_with_torch():
     torch = pytest.importorskip("torch")
     gradients = random_gradients()

@@ -76,6 +76,7 @@ def test_cross_entropy_properties(batch, classes, shift, seed):
     assert shifted_loss == pytest.approx(loss, abs=1e-9)
 
 
+@pytest.mark.parity
 def test_losses_agree_with_torch():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(3)

@@ -103,6 +103,7 @@ def test_steps_are_the_formula(kind, options, by_hand):
         assert module.edits == 30
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(("kind", "options", "by_hand"), CASES)
 def test_steps_agree_with_torch(kind, options, by_hand):
     torch = pytest.importorskip("torch")

@@ -252,15 +252,18 @@ MINI_SUITE = """
 """
 
 
+slow = pytest.mark.slow  # each compiles its own kernels; these repeat what the others cover
+
+
 @pytest.mark.parametrize(
     ("lanes", "fma", "env"),
     [
         pytest.param(8, "fma", {"NUMBA_CPU_NAME": "haswell"}, id="haswell"),
         pytest.param(4, "no-fma", {"NUMBA_CPU_NAME": "x86-64"}, id="x86-64"),
-        pytest.param(4, "any", {"NUMBA_CPU_NAME": "generic"}, id="generic"),
+        pytest.param(4, "any", {"NUMBA_CPU_NAME": "generic"}, id="generic", marks=slow),
         pytest.param(16, "any", {"FASTGATES_LANES": "16"}, id="16-lanes"),
-        pytest.param(8, "any", {"FASTGATES_LANES": "8"}, id="8-lanes"),
-        pytest.param(4, "any", {"FASTGATES_LANES": "4"}, id="4-lanes"),
+        pytest.param(8, "any", {"FASTGATES_LANES": "8"}, id="8-lanes", marks=slow),
+        pytest.param(4, "any", {"FASTGATES_LANES": "4"}, id="4-lanes", marks=slow),
     ],
 )
 def test_other_widths_and_processors(lanes, fma, env):

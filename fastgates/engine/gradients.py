@@ -28,6 +28,7 @@ from .tile import for_each, product, scaled, walk, zero_tile
 
 __all__ = ["run_weight_gradients", "weight_gradients"]
 
+_BIAS_STEPS = 16  # summed alone, for small rounding errors in sums of many terms
 _CHUNK_FLOATS = 64 * 1024  # of scratch, about half an L2 cache
 
 
@@ -94,8 +95,11 @@ def _add_biases(call, n_vectors, steps, result):
     b = float_pointer(call.b)
     for vector in range(n_vectors):
         total = splat(ZERO)
-        for step in range(steps):
-            total = total + load(b, step * call.b_stride + vector * LANES)
+        for first in range(0, steps, _BIAS_STEPS):
+            part = splat(ZERO)
+            for step in range(first, min(steps, first + _BIAS_STEPS)):
+                part = part + load(b, step * call.b_stride + vector * LANES)
+            total = total + part
         store(result, vector * LANES, load(result, vector * LANES) + total)
 
 
@@ -116,51 +120,27 @@ def _scatter(call, panel, n_slots, columns, slot, gate, first_block, n_owned, ta
 
 @helper
 def _scatter_all(call, first_block, n_owned):
-    size, hidden = call.input_size, call.hidden_size
+    """Write the owned units of all results in PyTorch's layout, gate by gate."""
     for gate in range(call.n_inputs):
         slot = int_pointer(call.input_slots)[gate]
-        place, count = slot - call.first_input, call.n_inputs
-        panel = call.d_input_panel
-        _scatter(
-            call,
-            panel,
-            count,
-            size,
-            place,
-            gate,
-            first_block,
-            n_owned,
-            call.d_weight_ih,
-        )
-        if call.d_bias_ih != 0:
-            n_slots, one = call.n_slots, INT0 + 1
-            bias = call.d_bias_ih
-            _scatter(call, call.d_bias, n_slots, one, slot, gate, first_block, n_owned, bias)
-        if call.n_stage > 0:
-            slot = int_pointer(call.recurrent_slots)[gate]
-            place, count, panel = slot, call.n_stage, call.d_panel
-            if slot >= call.n_stage:
-                place, count, panel = (
-                    slot - call.n_stage,
-                    call.n_stage_2,
-                    call.d_panel_2,
-                )
-            weights = call.d_weight_hh
-            _scatter(call, panel, count, hidden, place, gate, first_block, n_owned, weights)
-            if call.d_bias_hh != 0:
-                n_slots, one = call.n_slots, INT0 + 1
-                bias = call.d_bias_hh
-                _scatter(
-                    call,
-                    call.d_bias,
-                    n_slots,
-                    one,
-                    slot,
-                    gate,
-                    first_block,
-                    n_owned,
-                    bias,
-                )
+        recurrent_slot = int_pointer(call.recurrent_slots)[gate] if call.n_stage > 0 else slot
+        for result in range(4):
+            if result == 0:
+                panel, target = call.d_input_panel, call.d_weight_ih
+                place, n_slots, columns = slot - call.first_input, call.n_inputs, call.input_size
+            elif result == 1:
+                panel, target = call.d_panel, call.d_weight_hh
+                place, n_slots, columns = recurrent_slot, call.n_stage, call.hidden_size
+                if recurrent_slot >= call.n_stage:
+                    panel = call.d_panel_2
+                    place, n_slots = recurrent_slot - call.n_stage, call.n_stage_2
+            else:
+                panel, target = call.d_bias, call.d_bias_ih
+                place, n_slots, columns = slot, call.n_slots, INT0 + 1
+                if result == 3:
+                    target, place = call.d_bias_hh, recurrent_slot
+            if target != 0:
+                _scatter(call, panel, n_slots, columns, place, gate, first_block, n_owned, target)
 
 
 @kernel
