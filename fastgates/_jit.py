@@ -8,7 +8,8 @@ Numba. Two things are added to Numba's cache:
   with a parameter ``stamp=STAMP``, a hash of the sources that go into kernels: a default is part
   of the signature, and so of the key.
 - *Switches.* ``FASTGATES_CACHE=0`` turns the disk cache off and ``FASTGATES_CACHE_DIR`` moves it.
-  Where no directory can be written, kernels are compiled in memory and one warning says so.
+  Where no directory can be written, or the disk fails later, kernels are compiled in memory and
+  one warning says so.
 """
 
 from __future__ import annotations
@@ -74,26 +75,49 @@ def _numba_cache_directory() -> Iterator[None]:
         config.CACHE_DIR = before
 
 
+def _stop_caching(error: Exception) -> None:
+    """Say once that kernels are compiled anew in every process, and why."""
+    global _cache_wanted
+    if _cache_wanted:
+        _cache_wanted = False
+        warnings.warn(
+            f"fastgates compiles its kernels anew in every process: {error}. Set "
+            "FASTGATES_CACHE_DIR to a directory that can be written, or FASTGATES_CACHE=0 "
+            "to silence this.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _tolerate_errors(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method of Numba's cache that the file system fails mean "not in the cache"."""
+
+    def tolerant(*arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except OSError as error:
+            _stop_caching(error)
+            return None
+
+    return tolerant
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Declare a kernel that Python calls: compiled at its first call, cached on disk.
 
     The last parameter of `function` must be ``stamp=STAMP`` (see the module's docstring).
     """
-    global _cache_wanted
     dispatcher = None
     if _cache_wanted:
         try:
             with _numba_cache_directory():
                 dispatcher = numba.njit(function, cache=True, **_OPTIONS)
         except RuntimeError as error:  # Numba found no directory that it may write to
-            _cache_wanted = False
-            warnings.warn(
-                f"fastgates compiles its kernels anew in every process: {error}. Set "
-                "FASTGATES_CACHE_DIR to a directory that can be written, or FASTGATES_CACHE=0 "
-                "to silence this.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            _stop_caching(error)
+        else:
+            cache: Any = dispatcher._cache  # type: ignore[attr-defined]
+            cache.load_overload = _tolerate_errors(cache.load_overload)
+            cache.save_overload = _tolerate_errors(cache.save_overload)
     if dispatcher is None:
         dispatcher = numba.njit(function, **_OPTIONS)
     _kernels[f"{function.__module__}.{function.__qualname__}"] = dispatcher

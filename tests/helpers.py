@@ -3,6 +3,7 @@
 A new member of the family is tested by adding one line to `CELLS`.
 """
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import numpy as np
 OUTPUT_TOLERANCE = 1e-6
 GRADIENT_TOLERANCE = 1e-5
 ROOT = Path(__file__).resolve().parents[1]
+# Where the package under test lies: the checkout, or the site-packages it was installed to.
+PACKAGE_ROOT = Path(importlib.util.find_spec("fastgates").origin).parents[1]
 
 
 def vector_leak(hidden_size):
@@ -332,7 +335,7 @@ def random_state(case, rng, shape):
     return as_state([np.float32(0.5) * normal(rng, shape) for _ in range(case.num_states)])
 
 
-def run_python(code, *arguments, env=None, expect=0, cwd=None, path=ROOT):
+def run_python(code, *arguments, env=None, expect=0, cwd=None, path=PACKAGE_ROOT):
     """Run code in a fresh interpreter, with ``path`` and the tests importable; its output.
 
     ``env`` is added to this process's environment (a value of None removes the name).

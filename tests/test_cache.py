@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, run_python
+from helpers import PACKAGE_ROOT, run_python
 
 RUN_ALL = """
     import json
@@ -42,7 +42,7 @@ def run_all(*names, env):
     return json.loads(run_python(RUN_ALL, *names, env=env).stdout)
 
 
-def run_one(path=ROOT, env=None):
+def run_one(path=PACKAGE_ROOT, env=None):
     """The value of tanh(0.5), hits and misses of its kernel, and stderr."""
     result = run_python(RUN_ONE, env=env, path=path)
     value, hits, misses = result.stdout.split()
@@ -201,3 +201,25 @@ def test_nowhere_to_write_is_one_warning(tmp_path, copied_package, directory):
 def test_off_says_nothing_where_nothing_can_be_written(tmp_path, copied_package):
     env = block_writing(tmp_path, copied_package) | {"FASTGATES_CACHE": "0"}
     assert run_python(WARNS, env=env, path=copied_package).stdout == ""
+
+
+def test_directory_that_goes_away(tmp_path):
+    """A cache that becomes unusable after the import costs one warning, not the call."""
+    run_python(
+        """
+        import os, shutil, sys, warnings
+        import numpy as np
+        import fastgates as fg
+
+        shutil.rmtree(sys.argv[1])
+        open(sys.argv[1], "w").close()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            output, _ = fg.SimplifiedGRU(2, 3, seed=0)(np.ones((1, 2, 2)))
+        assert np.isfinite(output).all()
+        messages = [str(w.message) for w in caught if w.category is RuntimeWarning]
+        assert len(messages) == 1 and "FASTGATES_CACHE_DIR" in messages[0], messages
+        """,
+        tmp_path / "cache",
+        env={"FASTGATES_CACHE_DIR": tmp_path / "cache"},
+    )

@@ -11,12 +11,20 @@ The variant CIFG of Greff et al., "LSTM: a search space odyssey", 2017, without 
 
 import numpy as np
 
-from fastgates._jit import STAMP, helper, kernel
-from fastgates._simd import fma
-from fastgates._vecmath import ZERO, sigmoid, tanh
-from fastgates.cells import Cell, register
-from fastgates.engine.backward import backward_pass
-from fastgates.engine.forward import forward_pass, project_3
+from fastgates.cells import (
+    STAMP,
+    ZERO,
+    Cell,
+    backward_pass,
+    fma,
+    forward_pass,
+    helper,
+    kernel,
+    project_3,
+    register,
+    sigmoid,
+    tanh,
+)
 
 ONE = np.float32(1)
 

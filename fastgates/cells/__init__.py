@@ -1,10 +1,38 @@
 """The cells: each a file of equations, and the registry that all else goes through.
 
-``docs/adding-a-cell.md`` shows how to add one.
+Everything that a cell is made of can be imported from here, also for cells outside the package:
+the vector maths for its equations, the passes that its kernels consist of, and :class:`Cell` and
+:func:`register`. ``docs/adding-a-cell.md`` shows how to add one.
 """
 
+from .._jit import STAMP, helper, kernel
+from .._simd import fma, where_less
+from .._vecmath import ONE, ZERO, relu, sigmoid, tanh
+from ..engine.backward import backward_pass
+from ..engine.forward import forward_pass, project_1, project_2, project_3, project_4
 from ._cell import Cell, get, register, registered
 
-__all__ = ["Cell", "get", "register", "registered"]
+__all__ = [
+    "ONE",
+    "STAMP",
+    "ZERO",
+    "Cell",
+    "backward_pass",
+    "fma",
+    "forward_pass",
+    "get",
+    "helper",
+    "kernel",
+    "project_1",
+    "project_2",
+    "project_3",
+    "project_4",
+    "register",
+    "registered",
+    "relu",
+    "sigmoid",
+    "tanh",
+    "where_less",
+]
 
 from . import gru, lstm, rnn, simplified_gru  # noqa: F401  (they register themselves)

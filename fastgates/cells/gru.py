@@ -16,17 +16,12 @@ is one slot more than there are gates.
 
 from __future__ import annotations
 
-import numpy as np
-
 from .._jit import STAMP, helper, kernel
 from .._simd import fma
-from .._vecmath import sigmoid, tanh
+from .._vecmath import ONE, sigmoid, tanh
 from ..engine.backward import backward_pass
 from ..engine.forward import forward_pass, project_3
 from ._cell import Cell, register
-
-_ONE = np.float32(1)
-
 
 # -- Reset before the product ---------------------------------------------------------------------
 
@@ -50,8 +45,8 @@ def step_backward(d_states, saved, states, new_states, constant):
     r, z, n = saved
     dh = d_states[0]
     kept = z * dh
-    d_z = kept * (states[0] - n) * (_ONE - z)
-    d_n = (dh - kept) * fma(-n, n, _ONE)
+    d_z = kept * (states[0] - n) * (ONE - z)
+    d_n = (dh - kept) * fma(-n, n, ONE)
     return (r, d_z, d_n), (kept,)
 
 
@@ -59,7 +54,7 @@ def step_backward(d_states, saved, states, new_states, constant):
 def first_step_backward(d_source, saved, states, constant):
     r, d_z, _ = saved
     through = d_source * r
-    return (through * states[0] * (_ONE - r), d_z), through
+    return (through * states[0] * (ONE - r), d_z), through
 
 
 @kernel
@@ -105,10 +100,10 @@ def step_after_backward(d_states, saved, states, new_states, constant):
     n_h, r, z, n = saved
     dh = d_states[0]
     kept = z * dh
-    d_z = kept * (states[0] - n) * (_ONE - z)
-    d_n = (dh - kept) * fma(-n, n, _ONE)
+    d_z = kept * (states[0] - n) * (ONE - z)
+    d_n = (dh - kept) * fma(-n, n, ONE)
     d_nh = d_n * r
-    return (d_nh, d_nh * n_h * (_ONE - r), d_z, d_n), (kept,)
+    return (d_nh, d_nh * n_h * (ONE - r), d_z, d_n), (kept,)
 
 
 @kernel

@@ -13,16 +13,12 @@ Schmidhuber and Cummins, "Learning to forget", 2000::
 
 from __future__ import annotations
 
-import numpy as np
-
 from .._jit import STAMP, helper, kernel
 from .._simd import fma
-from .._vecmath import ZERO, sigmoid, tanh
+from .._vecmath import ONE, ZERO, sigmoid, tanh
 from ..engine.backward import backward_pass
 from ..engine.forward import forward_pass, project_4
 from ._cell import Cell, register
-
-_ONE = np.float32(1)
 
 
 @helper
@@ -40,11 +36,11 @@ def step_backward(d_states, saved, states, new_states, constant):
     _, c = states
     tanh_c = tanh(new_states[1])
     dh, dc = d_states
-    dc = fma(dh * o, _ONE - tanh_c * tanh_c, dc)
-    d_i = dc * g * i * (_ONE - i)
-    d_f = dc * c * f * (_ONE - f)
-    d_g = dc * i * (_ONE - g * g)
-    d_o = dh * tanh_c * o * (_ONE - o)
+    dc = fma(dh * o, ONE - tanh_c * tanh_c, dc)
+    d_i = dc * g * i * (ONE - i)
+    d_f = dc * c * f * (ONE - f)
+    d_g = dc * i * (ONE - g * g)
+    d_o = dh * tanh_c * o * (ONE - o)
     return (d_i, d_f, d_g, d_o), (ZERO, dc * f)
 
 

@@ -12,28 +12,24 @@ for those on x: our ``weight_hh`` and ``weight_ih``.)
 
 from __future__ import annotations
 
-import numpy as np
-
 from .._jit import STAMP, helper, kernel
 from .._simd import fma, where_less
-from .._vecmath import ZERO, relu, tanh
+from .._vecmath import ONE, ZERO, relu, tanh
 from ..engine.backward import backward_pass
 from ..engine.forward import forward_pass, project_1
 from ._cell import Cell, register
-
-_ONE = np.float32(1)
 
 
 @helper
 def _tanh_slope(g):
     """Return the derivative of tanh where its value is `g`."""
-    return fma(-g, g, _ONE)
+    return fma(-g, g, ONE)
 
 
 @helper
 def _relu_slope(g):
     """Return the derivative of relu where its value is `g`."""
-    return where_less(ZERO, g, _ONE, ZERO)
+    return where_less(ZERO, g, ONE, ZERO)
 
 
 @helper
@@ -60,7 +56,7 @@ def step_relu_backward(d_states, saved, states, new_states, leak):
 
 @helper
 def _leaky(g, states, leak):
-    return fma(leak, states[0], (_ONE - leak) * g)
+    return fma(leak, states[0], (ONE - leak) * g)
 
 
 @helper
@@ -72,7 +68,7 @@ def step_leaky_tanh(slots, states, leak):
 @helper
 def step_leaky_tanh_backward(d_states, saved, states, new_states, leak):
     dh = d_states[0]
-    return ((_ONE - leak) * dh * _tanh_slope(saved[0]),), (leak * dh,)
+    return ((ONE - leak) * dh * _tanh_slope(saved[0]),), (leak * dh,)
 
 
 @helper
@@ -84,7 +80,7 @@ def step_leaky_relu(slots, states, leak):
 @helper
 def step_leaky_relu_backward(d_states, saved, states, new_states, leak):
     dh = d_states[0]
-    return ((_ONE - leak) * dh * _relu_slope(saved[0]),), (leak * dh,)
+    return ((ONE - leak) * dh * _relu_slope(saved[0]),), (leak * dh,)
 
 
 @kernel

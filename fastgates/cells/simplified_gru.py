@@ -10,16 +10,12 @@ neural networks warp time?", 2018::
 
 from __future__ import annotations
 
-import numpy as np
-
 from .._jit import STAMP, helper, kernel
 from .._simd import fma
-from .._vecmath import sigmoid, tanh
+from .._vecmath import ONE, sigmoid, tanh
 from ..engine.backward import backward_pass
 from ..engine.forward import forward_pass, project_2
 from ._cell import Cell, register
-
-_ONE = np.float32(1)
 
 
 @helper
@@ -36,8 +32,8 @@ def step_backward(d_states, saved, states, new_states, constant):
     h = states[0]
     dh = d_states[0]
     kept = f * dh
-    d_f = kept * (h - g) * (_ONE - f)
-    d_g = (dh - kept) * fma(-g, g, _ONE)
+    d_f = kept * (h - g) * (ONE - f)
+    d_g = (dh - kept) * fma(-g, g, ONE)
     return (d_f, d_g), (kept,)
 
 
