@@ -223,3 +223,30 @@ def test_directory_that_goes_away(tmp_path):
         tmp_path / "cache",
         env={"FASTGATES_CACHE_DIR": tmp_path / "cache"},
     )
+
+
+def test_cells_are_compiled_beside(tmp_path):
+    """What the other process compiled is found on disk."""
+    result = run_python(
+        """
+        import time
+        import numpy as np
+        import fastgates as fg
+        from fastgates import _jit
+        from fastgates._compile import compiling_beside
+
+        fg.set_num_threads(2)
+        with compiling_beside(["rnn"]):
+            deadline = time.monotonic() + 300
+            while time.monotonic() < deadline and not any(
+                "backward_tanh" in path.name and path.suffix == ".nbc"
+                for path in __import__("pathlib").Path(_jit.cache_directory()).rglob("*")
+            ):
+                time.sleep(0.2)
+        fg.RNN(1, 1)(np.zeros((1, 1, 1)))
+        kernel = _jit.kernels()["fastgates.cells.rnn.forward_tanh"]
+        print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
+        """,
+        env={"FASTGATES_CACHE_DIR": tmp_path / "kernels", "FASTGATES_CACHE": None},
+    )
+    assert result.stdout.split() == ["1", "0"]
