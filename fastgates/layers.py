@@ -38,6 +38,10 @@ class Tape:
     saved: list[passes.Saved | None]
     used: bool = False
 
+    def __reduce__(self) -> Any:
+        # It holds addresses, which in a copy would point to the arrays of the original.
+        raise TypeError("a tape cannot be copied or pickled: call forward again for another one")
+
 
 class Recurrent(Module):
     """Stacked layers of a recurrent cell, in one or both directions.

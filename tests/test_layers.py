@@ -840,3 +840,14 @@ def test_dense_rows_do_not_depend_on_the_batch(activation):
     whole = dense(x)
     for row in range(19):
         assert_same_bits("a row", dense(x[row : row + 1]), whole[row : row + 1])
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_tape_cannot_be_copied(copied):
+    """Not even together with its layer: it holds addresses of its arrays."""
+    layer = fg.GRU(3, 4, seed=0)
+    _, _, tape = layer.forward(np.zeros((1, 2, 3)))
+    with pytest.raises(TypeError, match="copied or pickled"):
+        copied(tape)
+    with pytest.raises(TypeError, match="copied or pickled"):
+        copy.deepcopy((layer, tape))
