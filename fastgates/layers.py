@@ -16,6 +16,7 @@ from . import cells
 from ._checks import positive_integer, probability, real_array
 from ._parameters import Gradients, Module, split
 from .engine import passes
+from .engine.call import aligned_empty
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SimplifiedGRU", "Tape"]
 
@@ -329,7 +330,9 @@ class Recurrent(Module):
                 current = current * mask
             shape = (batch.size, batch.time, self.num_directions * self.hidden_size)
             padded = lengths is not None
-            output = np.zeros(shape, np.float32) if padded else np.empty(shape, np.float32)
+            output = aligned_empty(shape)
+            if padded:
+                output[...] = 0
             for direction in self._layer(layer):
                 saved = None
                 if not empty:

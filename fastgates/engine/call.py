@@ -13,6 +13,7 @@ processed in the order ``order`` (longest sequence first), position i there bein
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import threading
 from collections.abc import Sequence
@@ -23,7 +24,16 @@ from numba.core import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-__all__ = ["FIELD", "N_FIELDS", "address", "make_call", "place_scratch", "record"]
+__all__ = [
+    "FIELD",
+    "N_FIELDS",
+    "address",
+    "aligned",
+    "aligned_empty",
+    "make_call",
+    "place_scratch",
+    "record",
+]
 
 _NAMES = (
     # arrays of steps
@@ -145,6 +155,27 @@ def _layout_is_known() -> bool:
 
 #: Return the address of the first element of an array, 0 for None.
 address = _address_by_layout if _layout_is_known() else _address_by_interface
+
+
+_LINE = 64  # bytes of a cache line, and of the widest register
+
+
+def aligned_empty(shape: int | tuple[int, ...]) -> np.ndarray:
+    """Return an uninitialised float32 array that starts at a cache line.
+
+    A vector as wide as a line that does not start at one touches two of them at every load.
+    """
+    count = math.prod(shape) if isinstance(shape, tuple) else shape
+    raw = np.empty(4 * count + _LINE, np.uint8)
+    start = -address(raw) % _LINE
+    return raw[start : start + 4 * count].view(np.float32).reshape(shape)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """Return a float32 array's values, contiguous and starting at a cache line."""
+    result = aligned_empty(array.shape)
+    result[...] = array
+    return result
 
 
 _scratch = threading.local()

@@ -22,7 +22,7 @@ from .._jit import INT0, STAMP, helper, kernel
 from .._simd import LANES, float_pointer, int_pointer, load, splat, store
 from .._threads import SMALL_WORK, get_num_threads, run
 from .._vecmath import ZERO
-from .call import FIELD, address, place_scratch, record
+from .call import FIELD, address, aligned_empty, place_scratch, record
 from .forward import restarts_at, row_of_step
 from .tile import for_each, product, scaled, walk, zero_tile
 
@@ -240,7 +240,8 @@ def run_weight_gradients(call: np.ndarray, steps: int) -> None:
     most = -(-n_blocks // threads)
     a_stride, b_stride = _stride(width), _stride(n_slots * most * LANES)
     columns = (n_inputs * size, n_stage * hidden, n_stage_2 * hidden, n_slots)
-    results = np.zeros(sum(columns) * n_blocks * LANES, np.float32)
+    results = aligned_empty(sum(columns) * n_blocks * LANES)
+    results[:] = 0
     place = address(results)
     for name, count in zip(
         ("d_input_panel", "d_panel", "d_panel_2", "d_bias"), columns, strict=True

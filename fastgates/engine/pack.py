@@ -15,6 +15,7 @@ import numpy as np
 
 from .._simd import LANES
 from ..cells import Cell
+from .call import aligned, aligned_empty
 from .tile import units_of_group
 
 __all__ = [
@@ -55,7 +56,11 @@ def grouped(panel: np.ndarray) -> np.ndarray:
     units = units_of_group(vectors)
     whole = n_blocks // units * units
     groups = panel[:whole].reshape(-1, units, rows, vectors, lanes).transpose(0, 2, 1, 3, 4)
-    return np.concatenate([groups.ravel(), panel[whole:].ravel()])
+    result = aligned_empty(panel.size)
+    split = groups.size
+    result[:split].reshape(groups.shape)[...] = groups
+    result[split:].reshape(panel[whole:].shape)[...] = panel[whole:]
+    return result
 
 
 def _panel(weight: np.ndarray, gates: Sequence[int], hidden_size: int) -> np.ndarray:
@@ -122,8 +127,8 @@ def pack_forward(
         input_panel=_panel(weight_ih, inputs, hidden_size),
         panel=_panel(weight_hh, stages[0], hidden_size),
         panel_2=_panel(weight_hh, stages[1], hidden_size) if len(stages) == 2 else None,
-        bias=np.ascontiguousarray(bias.reshape(n_slots, n_blocks, LANES).transpose(1, 0, 2)),
-        unit_constant=constant,
+        bias=aligned(bias.reshape(n_slots, n_blocks, LANES).transpose(1, 0, 2)),
+        unit_constant=aligned(constant),
     )
 
 

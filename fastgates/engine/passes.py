@@ -15,7 +15,7 @@ import numpy as np
 from .._simd import LANES
 from .._threads import SMALL_WORK, get_num_threads, run
 from ..cells import Cell
-from .call import FIELD, address, make_call, place_scratch
+from .call import FIELD, address, aligned_empty, make_call, place_scratch
 from .gradients import run_weight_gradients
 from .pack import n_blocks_of, pack_forward, pack_transposed
 
@@ -339,7 +339,7 @@ class Direction:
             spare = []
         if [array.size for array in spare] == list(sizes):
             return spare
-        return [np.empty(size, np.float32) for size in sizes]
+        return [aligned_empty(size) for size in sizes]
 
     def release(self, saved: Saved) -> None:
         """Give the buffers of a tape that is used up back for the next one."""
