@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import cells
+from ._compile import warmup
 from ._parameters import Gradients
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
@@ -11,6 +12,7 @@ from .dense import Dense
 from .layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, Tape
 from .losses import cross_entropy, mse
 from .optimizers import SGD, Adam
+from .truncation import Piece, truncated_bptt
 
 __all__ = [
     "GRU",
@@ -20,6 +22,7 @@ __all__ = [
     "Adam",
     "Dense",
     "Gradients",
+    "Piece",
     "Recurrent",
     "SimplifiedGRU",
     "Tape",
@@ -31,4 +34,6 @@ __all__ = [
     "get_num_threads",
     "mse",
     "set_num_threads",
+    "truncated_bptt",
+    "warmup",
 ]

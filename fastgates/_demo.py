@@ -199,8 +199,8 @@ def report(result: DemoResult) -> str:
     ]
     for label, (rmse, mae, r2) in result.monthly.items():
         lines.append(f"{label:16}{rmse:9.2f}  {mae:9.2f}  {r2:9.3f}")
-    times = ", ".join(f"{label} {seconds:.1f} s" for label, seconds in result.seconds.items())
-    lines += ["", f"time with compilation: {times}"]
+    times = ", ".join(f"{label} {seconds:.1f}" for label, seconds in result.seconds.items())
+    lines += ["", f"seconds with compilation: {times}"]
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property, partial, update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import numpy as np
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
-__all__ = ["INT0", "STAMP", "cache_directory", "helper", "kernel", "kernels"]
+__all__ = ["INT0", "STAMP", "cache_directory", "cache_problem", "helper", "kernel", "kernels"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -57,6 +58,7 @@ INT0 = np.int64(0)
 
 _kernels: dict[str, Any] = {}
 _cache_wanted = os.environ.get("FASTGATES_CACHE", "1") != "0"
+_cache_problem: str | None = None if _cache_wanted else "FASTGATES_CACHE=0 turns the cache off"
 
 
 @contextmanager
@@ -77,9 +79,13 @@ def _numba_cache_directory() -> Iterator[None]:
 
 def _stop_caching(error: Exception) -> None:
     """Say once that kernels are compiled anew in every process, and why."""
-    global _cache_wanted
+    global _cache_wanted, _cache_problem
     if _cache_wanted:
         _cache_wanted = False
+        _cache_problem = (
+            f"kernels cannot be kept on disk: {error}. Set FASTGATES_CACHE_DIR to a directory "
+            "that can be written"
+        )
         warnings.warn(
             f"fastgates compiles its kernels anew in every process: {error}. Set "
             "FASTGATES_CACHE_DIR to a directory that can be written, or FASTGATES_CACHE=0 "
@@ -107,11 +113,12 @@ def kernel(function: Callable[..., Any]) -> Any:
 
     The last parameter of `function` must be ``stamp=STAMP`` (see the module's docstring).
     """
+    njit: Any = partial(numba.njit, pipeline_class=_KernelCompiler)
     dispatcher = None
     if _cache_wanted:
         try:
             with _numba_cache_directory():
-                dispatcher = numba.njit(function, cache=True, **_OPTIONS)
+                dispatcher = njit(function, cache=True, **_OPTIONS)
         except RuntimeError as error:  # Numba found no directory that it may write to
             _stop_caching(error)
         else:
@@ -119,7 +126,7 @@ def kernel(function: Callable[..., Any]) -> Any:
             cache.load_overload = _tolerate_errors(cache.load_overload)
             cache.save_overload = _tolerate_errors(cache.save_overload)
     if dispatcher is None:
-        dispatcher = numba.njit(function, **_OPTIONS)
+        dispatcher = njit(function, **_OPTIONS)
     _kernels[f"{function.__module__}.{function.__qualname__}"] = dispatcher
     return dispatcher
 
@@ -135,7 +142,49 @@ class _Part(JITCodeLibrary):  # type: ignore[misc]
         self._finalized = True
 
 
-class _HelperCompiler(Compiler):  # type: ignore[misc]
+# Passes of Numba's compiler for what is not used here: closures, `with` blocks, literal_unroll,
+# functions inlined by Numba (LLVM does that), array expressions, exceptions with arguments, and
+# what would be pruned by values of literals. They walk every function all the same.
+_IDLE_PASSES = frozenset(
+    {
+        "DumpParforDiagnostics",
+        "FindLiterallyCalls",
+        "InlineClosureLikes",
+        "InlineInlinables",
+        "InlineOverloads",
+        "LiteralPropagationSubPipelinePass",
+        "LiteralUnroll",
+        "MakeFunctionToJitFunction",
+        "NopythonRewrites",
+        "RewriteDynamicRaises",
+        "WithLifting",
+    }
+)
+
+
+class _KernelCompiler(Compiler):  # type: ignore[misc]
+    """Numba's compiler without the passes that find nothing to do in kernels."""
+
+    def define_pipelines(self) -> list[Any]:
+        pipelines: list[Any] = super().define_pipelines()
+        for manager in pipelines:
+            seen = set()
+            kept = []
+            for entry in manager.passes:
+                name = entry[0].__name__
+                # Dead branches are looked for three times: after each of two passes left out.
+                if name not in _IDLE_PASSES and not (name == "DeadBranchPrune" and name in seen):
+                    kept.append(entry)
+                seen.add(name)
+            manager.passes[:] = kept
+            # Not to analyse the whole function again after each pass that says it changed
+            # something: the last passes do so for what they need.
+            manager._ENFORCING = False
+            manager.finalize()
+        return pipelines
+
+
+class _HelperCompiler(_KernelCompiler):
     """Numba's compiler, ending where a function can be called by other compiled functions.
 
     Numba by default makes each function callable from Python too, with its own machine code and
@@ -152,17 +201,38 @@ class _HelperCompiler(Compiler):  # type: ignore[misc]
         self.state.library = _Part(target.codegen(), "fastgates_helper")
 
 
+class _Helper:
+    """A function that only kernels call; Numba's object for it is made when a kernel asks.
+
+    That is when a kernel is compiled: a process that finds its kernels on disk, as most do, would
+    make some sixty of them in vain, which took longer than all other work of the import.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.py_func = function
+        update_wrapper(self, function)  # type: ignore[arg-type]
+
+    @cached_property
+    def _dispatcher(self) -> Any:
+        njit: Any = numba.njit  # whose type lists only the usual options
+        return njit(
+            self.py_func,
+            pipeline_class=_HelperCompiler,
+            no_cpython_wrapper=True,
+            no_cfunc_wrapper=True,
+            forceinline=True,
+            **_OPTIONS,
+        )
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What Numba asks an object for that it meets in a function's globals."""
+        return self._dispatcher._numba_type_
+
+
 def helper(function: Callable[..., Any]) -> Any:
     """Declare a function that only kernels call; its machine code is part of theirs."""
-    njit: Any = numba.njit  # whose type lists only the usual options
-    return njit(
-        function,
-        pipeline_class=_HelperCompiler,
-        no_cpython_wrapper=True,
-        no_cfunc_wrapper=True,
-        forceinline=True,
-        **_OPTIONS,
-    )
+    return _Helper(function)
 
 
 def kernels() -> dict[str, Any]:
@@ -174,3 +244,8 @@ def cache_directory() -> str | None:
     """Return the directory of the compiled kernels, or None where nothing is kept on disk."""
     paths = [k.stats.cache_path for k in _kernels.values() if k.stats.cache_path]
     return os.path.commonpath(paths) if paths else None
+
+
+def cache_problem() -> str | None:
+    """Return why kernels are not kept on disk, or None while they are."""
+    return _cache_problem

@@ -11,7 +11,8 @@ import numpy as np
 from ._checks import positive_integer, real_array
 from ._parameters import Gradients, Module, split
 from ._vecmath import sigmoid_array, tanh_array
-from .engine.linear import affine, affine_gradients, pack_affine
+from .engine.linear import affine, affine_gradients
+from .engine.pack import pack_affine
 
 __all__ = ["Dense", "DenseTape"]
 

@@ -6,6 +6,7 @@ and shapes of parameters and states. Batches come first: (batch, time, features)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from .engine import passes
 from .engine.call import aligned_empty
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SimplifiedGRU", "Tape"]
+
+_CHUNK_FLOATS = 64 * 1024  # of one layer's outputs, where stacked layers take turns
 
 State = (
     Any  # (layers * directions, batch, hidden), or a tuple of those: one for each state variable
@@ -38,6 +41,20 @@ class Tape:
     masks: list[np.ndarray | None]  # of dropout, applied to each layer's input
     saved: list[passes.Saved | None]
     used: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the sequences' arrays that the tape keeps: inputs, outputs, gates, states.
+
+        The copy of the input and the output of the layer are among them; packed weights, of which
+        there is one set for all tapes, are not.
+        """
+        arrays: list[np.ndarray | None] = [*self.inputs, *self.outputs, *self.masks, self.initial]
+        for saved in self.saved:
+            if saved is not None:
+                arrays += [*saved.kept, saved.carried, saved.checkpoints]
+        # The output of a layer is the input of the next.
+        return sum(array.nbytes for array in {id(a): a for a in arrays if a is not None}.values())
 
     def __reduce__(self) -> Any:
         # It holds addresses, which in a copy would point to the arrays of the original.
@@ -117,6 +134,7 @@ class Recurrent(Module):
                 shapes[f"bias_ih_{suffix}"] = (rows,)
                 shapes[f"bias_hh_{suffix}"] = (rows,)
         super().__init__(shapes)
+        self._names: dict[int, tuple[str, ...]] = {}  # of each direction's parameters
         self._packed: tuple[int, list[passes.Prepared]] | None = None
         self._transposed: tuple[int, list[passes.Prepared]] | None = None
         random, self._dropout_random = np.random.default_rng(seed).spawn(2)
@@ -143,13 +161,13 @@ class Recurrent(Module):
         self, by_name: Any, direction: passes.Direction
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Return weight_ih, weight_hh, bias_ih, bias_hh of one direction."""
-        suffix = self._suffix(direction)
-        return (
-            by_name[f"weight_ih_{suffix}"],
-            by_name[f"weight_hh_{suffix}"],
-            by_name.get(f"bias_ih_{suffix}"),
-            by_name.get(f"bias_hh_{suffix}"),
-        )
+        names = self._names.get(direction.index)
+        if names is None:
+            suffix = self._suffix(direction)
+            kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            names = self._names[direction.index] = tuple(f"{kind}_{suffix}" for kind in kinds)
+        biases = by_name.get(names[2]), by_name.get(names[3])
+        return by_name[names[0]], by_name[names[1]], *biases
 
     def _prepared(self) -> list[passes.Prepared]:
         """Return the packed weights of each direction, packed anew after a change."""
@@ -236,6 +254,7 @@ class Recurrent(Module):
         initial_state: State = None,
         lengths: Any = None,
         resets: Any = None,
+        return_sequences: bool = True,
     ) -> tuple[np.ndarray, State]:
         """Run the layer over sequences, keeping nothing for back-propagation.
 
@@ -251,10 +270,19 @@ class Recurrent(Module):
             at the end, and the reverse direction starts there.
         resets : array_like of bool, shape (batch, time), optional
             True before which step a row's state goes back to its initial state.
+        return_sequences : bool
+            Whether the output of every step is wanted, or only the last one of each sequence. The
+            latter takes no memory that grows with time, but for `x` itself (and a copy of it that
+            is contiguous float32, where it is not) and, in stacked bidirectional layers, the
+            outputs of the layers below the last: there, the first step of the next layer needs the
+            last step of this one.
 
         Returns
         -------
         output : ndarray of float32, shape (batch, time, num_directions * hidden_size)
+            Without `return_sequences` of shape (batch, num_directions * hidden_size): for each
+            direction the output of the step that it processes last. That is the last step of a
+            sequence, and the first one for the reverse direction.
         final_state : ndarray or tuple
             In the shape of `initial_state`.
 
@@ -263,8 +291,17 @@ class Recurrent(Module):
         ValueError, TypeError
             If an argument has the wrong shape, dtype or range.
         """
-        output, final, _ = self._forward(x, initial_state, lengths, resets, keep=False)
-        return output, final
+        if return_sequences:
+            output, final, _ = self._forward(x, initial_state, lengths, resets, keep=False)
+            return output, final
+        x = real_array("x", x, ("batch_size", "time", ("input_size", self.input_size)))
+        batch = self._batch(x, lengths, resets)
+        final_states = self._last_states(
+            x, batch, self._states_in("initial_state", initial_state, batch.size)
+        )
+        top = final_states[0, -self.num_directions :]  # (D, B, H)
+        output = np.concatenate(list(top), axis=-1)
+        return output, self._states_out(final_states)
 
     def forward(
         self,
@@ -273,6 +310,7 @@ class Recurrent(Module):
         lengths: Any = None,
         resets: Any = None,
         training: bool = False,
+        segment: int | None = None,
     ) -> tuple[np.ndarray, State, Tape]:
         """Run the layer over sequences, keeping what :meth:`backward` needs.
 
@@ -282,6 +320,12 @@ class Recurrent(Module):
             As in a call of the layer.
         training : bool
             Whether dropout is applied between stacked layers.
+        segment : int, optional
+            Keep the states before every `segment` steps only; :meth:`backward` then computes the
+            steps of a segment again, a segment at a time. All gradients are the same bits. Beyond
+            inputs and outputs of the layers, the memory is that of ``time / segment`` states and of
+            one segment, least for a segment of about the root of time; a training step takes about
+            the time of one forward pass more. By default everything is kept.
 
         Returns
         -------
@@ -289,9 +333,20 @@ class Recurrent(Module):
             Read-only, since the tape needs it: copy it to change it.
         final_state : ndarray or tuple
         tape : Tape
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument has the wrong shape, dtype or range.
         """
         output, final, tape = self._forward(
-            x, initial_state, lengths, resets, keep=True, training=training
+            x,
+            initial_state,
+            lengths,
+            resets,
+            keep=True,
+            training=training,
+            segment=None if segment is None else positive_integer("segment", segment),
         )
         assert tape is not None
         return output, final, tape
@@ -304,6 +359,8 @@ class Recurrent(Module):
         resets: Any,
         keep: bool,
         training: bool = False,
+        segment: int | None = None,
+        carried: list[np.ndarray] | None = None,
     ) -> tuple[np.ndarray, State, Tape | None]:
         # A tape must not change with the caller's arrays, so with one they are copied.
         axes = ("batch_size", "time", ("input_size", self.input_size))
@@ -311,16 +368,8 @@ class Recurrent(Module):
         batch = self._batch(current, lengths, resets)
         initial = self._states_in("initial_state", initial_state, batch.size)
         tape = Tape(self, self._version, batch, initial, [], [], [], []) if keep else None
-        empty = batch.size == 0 or batch.time == 0
-        states = (
-            len(self.cell.states),
-            len(self._directions),
-            batch.size,
-            self.hidden_size,
-        )
-        final = np.empty(states, np.float32)
-        if empty:
-            final[...] = 0 if initial is None else initial
+        empty = batch.steps == 0
+        final = self._new_states(batch, initial)
         prepared = self._prepared()
         for layer in range(self.num_layers):
             mask = None
@@ -337,7 +386,17 @@ class Recurrent(Module):
                 saved = None
                 if not empty:
                     weights = prepared[direction.index]
-                    saved = direction.forward(weights, batch, current, initial, output, final, keep)
+                    saved = direction.forward(
+                        weights,
+                        batch,
+                        current,
+                        initial,
+                        output,
+                        final,
+                        keep=keep,
+                        segment=segment,
+                        carried=None if carried is None else carried[direction.index],
+                    )
                 if tape is not None:
                     tape.saved.append(saved)
             if tape is not None:
@@ -347,6 +406,96 @@ class Recurrent(Module):
                 tape.masks.append(mask)
             current = output
         return current, self._states_out(final), tape
+
+    def _forward_carried(
+        self,
+        x: Any,
+        initial_state: State,
+        resets: Any,
+        carried: list[np.ndarray] | None,
+        training: bool,
+    ) -> tuple[np.ndarray, State, Tape]:
+        """Run :meth:`forward` from states that were carried in; resets go to `initial_state`."""
+        output, final, tape = self._forward(
+            x, initial_state, None, resets, keep=True, training=training, carried=carried
+        )
+        assert tape is not None
+        return output, final, tape
+
+    def _states_after(self, tape: Tape, steps: int) -> list[np.ndarray] | None:
+        """Return the states (states, B, Hp) of each layer after so many steps of a tape.
+
+        The tape must be unused, of sequences of one length, without segments.
+        """
+        states = []
+        for direction, saved, output in zip(
+            self._directions, tape.saved, tape.outputs, strict=True
+        ):
+            if saved is None:  # an empty batch
+                return None
+            states.append(direction.states_after(tape.batch, saved, output, steps))
+        return states
+
+    def _last_states(
+        self,
+        x: np.ndarray,
+        batch: passes.Batch,
+        initial: np.ndarray | None,
+    ) -> np.ndarray:
+        """Return the final states (states, layers * directions, B, H), and nothing on the way."""
+        final = self._new_states(batch, initial)
+        if batch.steps == 0:
+            return final
+        prepared = self._prepared()
+        whole = self.num_layers == 1 or self.bidirectional
+        if whole:
+            for layer in range(self.num_layers):
+                shape = (batch.size, batch.time, self.num_directions * self.hidden_size)
+                output = None
+                if layer < self.num_layers - 1:
+                    output = aligned_empty(shape)
+                for direction in self._layer(layer):
+                    weights = prepared[direction.index]
+                    direction.forward(weights, batch, x, initial, output, final)
+                if output is not None:
+                    x = output
+            return final
+        # All layers run over a chunk of time, then over the next.
+        width = max(self.input_size, self.hidden_size)
+        steps = min(batch.longest, max(16, _CHUNK_FLOATS // (batch.size * width)))
+        states = [direction.new_carried(batch) for direction in self._directions]
+        outputs = [aligned_empty(batch.size * steps * self.hidden_size) for _ in range(2)]
+        for first in range(0, batch.longest, steps):
+            end = min(first + steps, batch.longest)
+            chunk = batch.chunk(first, end)
+            current = np.ascontiguousarray(x[:, first:end])
+            for direction in self._directions:
+                output = None
+                if direction.index < self.num_layers - 1:
+                    shape = (batch.size, end - first, self.hidden_size)
+                    output = outputs[direction.index % 2][: math.prod(shape)].reshape(shape)
+                direction.forward(
+                    prepared[direction.index],
+                    chunk,
+                    current,
+                    initial,
+                    output,
+                    final,
+                    carried=states[direction.index] if first else None,
+                    carried_on=states[direction.index],
+                    first=first,
+                )
+                if output is not None:
+                    current = output
+        return final
+
+    def _new_states(self, batch: passes.Batch, initial: np.ndarray | None) -> np.ndarray:
+        """Return states to be filled, which hold the initial ones where there are no steps."""
+        shape = (len(self.cell.states), len(self._directions), batch.size, self.hidden_size)
+        final = np.empty(shape, np.float32)
+        if batch.steps == 0:
+            final[...] = 0 if initial is None else initial
+        return final
 
     def _layer(self, layer: int) -> list[passes.Direction]:
         """Return the directions of one of the stacked layers."""
@@ -407,9 +556,10 @@ class Recurrent(Module):
             batch.size,
             self.hidden_size,
         )
-        vector = np.zeros(self._vector.size, np.float32)
+        vector = np.empty(self._vector.size, np.float32)
         by_name = split(vector, self._shapes)
         if batch.size == 0 or batch.time == 0:
+            vector[:] = 0
             d_input = np.zeros_like(tape.inputs[0]) if input_gradient else None
             d_initial = np.zeros(states, np.float32) if d_final is None else d_final
             return Gradients(d_input, self._states_out(d_initial), by_name, vector)
@@ -423,10 +573,11 @@ class Recurrent(Module):
                 x = tape.inputs[layer]
                 part = np.zeros(x.shape, np.float32) if layer > 0 or input_gradient else None
                 weights = prepared[direction.index]
-                direction.backward(weights, batch, saved, d_current, d_final, d_initial, part)
-                direction.gradients(batch, saved, *self._weights(by_name, direction))
+                d_weights = self._weights(by_name, direction)
+                direction.backward(
+                    weights, batch, saved, d_current, d_final, d_initial, part, d_weights
+                )
                 tape.saved[direction.index] = None
-                direction.release(saved)
                 d_input = part if d_input is None or part is None else d_input + part
             mask = tape.masks[layer]
             d_current = d_input if mask is None or d_input is None else d_input * mask

@@ -22,7 +22,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastgates as fg
-from fastgates.engine import gradients as weight_gradients
 from fastgates.engine import linear, passes
 
 SIZES = {
@@ -242,7 +241,7 @@ def test_any_number_of_threads(case, sizes, layout):
 @pytest.fixture
 def share_out_small_work(monkeypatch):
     """Small work is shared out too, which else stays in the caller's thread."""
-    for module in (passes, weight_gradients, linear):
+    for module in (passes, linear):
         monkeypatch.setattr(module, "SMALL_WORK", 0)
 
 

@@ -20,7 +20,6 @@ from fastgates.cells import (
     forward_pass,
     helper,
     kernel,
-    project_3,
     register,
     sigmoid,
     tanh,
@@ -54,13 +53,13 @@ def step_backward(d_states, saved, states, new_states, constant):
 @kernel
 def forward(calls, begin, end, stamp=STAMP):
     gates = (0, 0, 0)
-    forward_pass(calls, begin, end, step, None, gates, (0, 0), project_3, 0, gates, ())
+    forward_pass(calls, begin, end, step, None, gates, (0, 0))
 
 
 @kernel
 def backward(calls, begin, end, stamp=STAMP):
     gates = (0, 0, 0)
-    backward_pass(calls, begin, end, step_backward, None, gates, (0, 0), 0, gates, gates, ())
+    backward_pass(calls, begin, end, step_backward, None, gates, (0, 0))
 
 
 COUPLED_LSTM = register(

@@ -9,7 +9,7 @@ from .._jit import STAMP, helper, kernel
 from .._simd import fma, where_less
 from .._vecmath import ONE, ZERO, relu, sigmoid, tanh
 from ..engine.backward import backward_pass
-from ..engine.forward import forward_pass, project_1, project_2, project_3, project_4
+from ..engine.forward import forward_pass
 from ._cell import Cell, get, register, registered
 
 __all__ = [
@@ -23,10 +23,6 @@ __all__ = [
     "get",
     "helper",
     "kernel",
-    "project_1",
-    "project_2",
-    "project_3",
-    "project_4",
     "register",
     "registered",
     "relu",

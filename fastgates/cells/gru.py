@@ -20,7 +20,7 @@ from .._jit import STAMP, helper, kernel
 from .._simd import fma
 from .._vecmath import ONE, sigmoid, tanh
 from ..engine.backward import backward_pass
-from ..engine.forward import forward_pass, project_3
+from ..engine.forward import forward_pass
 from ._cell import Cell, register
 
 # -- Reset before the product ---------------------------------------------------------------------
@@ -54,19 +54,19 @@ def step_backward(d_states, saved, states, new_states, constant):
 def first_step_backward(d_source, saved, states, constant):
     r, d_z, _ = saved
     through = d_source * r
-    return (through * states[0] * (ONE - r), d_z), through
+    return (through * states[0] * (ONE - r), d_z), through, r * states[0]
 
 
 @kernel
 def forward(calls, begin, end, stamp=STAMP):
     slots = (0, 0, 0)
-    forward_pass(calls, begin, end, step, first_step, slots, (0,), project_3, 0, (0, 0), (0,))
+    forward_pass(calls, begin, end, step, first_step, slots, (0,))
 
 
 @kernel
 def backward(calls, begin, end, stamp=STAMP):
     slots, first = (0, 0, 0), first_step_backward
-    backward_pass(calls, begin, end, step_backward, first, slots, (0,), 0, slots, (0, 0), (0,))
+    backward_pass(calls, begin, end, step_backward, first, slots, (0,))
 
 
 GRU = register(
@@ -108,14 +108,14 @@ def step_after_backward(d_states, saved, states, new_states, constant):
 
 @kernel
 def forward_after(calls, begin, end, stamp=STAMP):
-    slots, gates = (0, 0, 0, 0), (0, 0, 0)
-    forward_pass(calls, begin, end, step_after, None, slots, (0,), project_3, 1, gates, ())
+    slots = (0, 0, 0, 0)
+    forward_pass(calls, begin, end, step_after, None, slots, (0,))
 
 
 @kernel
 def backward_after(calls, begin, end, stamp=STAMP):
-    slots, gates = (0, 0, 0, 0), (0, 0, 0)
-    backward_pass(calls, begin, end, step_after_backward, None, slots, (0,), 1, gates, gates, ())
+    slots = (0, 0, 0, 0)
+    backward_pass(calls, begin, end, step_after_backward, None, slots, (0,))
 
 
 GRU_RESET_AFTER = register(

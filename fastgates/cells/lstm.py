@@ -17,7 +17,7 @@ from .._jit import STAMP, helper, kernel
 from .._simd import fma
 from .._vecmath import ONE, ZERO, sigmoid, tanh
 from ..engine.backward import backward_pass
-from ..engine.forward import forward_pass, project_4
+from ..engine.forward import forward_pass
 from ._cell import Cell, register
 
 
@@ -47,13 +47,13 @@ def step_backward(d_states, saved, states, new_states, constant):
 @kernel
 def forward(calls, begin, end, stamp=STAMP):
     gates = (0, 0, 0, 0)
-    forward_pass(calls, begin, end, step, None, gates, (0, 0), project_4, 0, gates, ())
+    forward_pass(calls, begin, end, step, None, gates, (0, 0))
 
 
 @kernel
 def backward(calls, begin, end, stamp=STAMP):
     gates = (0, 0, 0, 0)
-    backward_pass(calls, begin, end, step_backward, None, gates, (0, 0), 0, gates, gates, ())
+    backward_pass(calls, begin, end, step_backward, None, gates, (0, 0))
 
 
 LSTM = register(

@@ -16,7 +16,7 @@ from .._jit import STAMP, helper, kernel
 from .._simd import fma, where_less
 from .._vecmath import ONE, ZERO, relu, tanh
 from ..engine.backward import backward_pass
-from ..engine.forward import forward_pass, project_1
+from ..engine.forward import forward_pass
 from ._cell import Cell, register
 
 
@@ -85,42 +85,42 @@ def step_leaky_relu_backward(d_states, saved, states, new_states, leak):
 
 @kernel
 def forward_tanh(calls, begin, end, stamp=STAMP):
-    forward_pass(calls, begin, end, step_tanh, None, (0,), (0,), project_1, 0, (0,), ())
+    forward_pass(calls, begin, end, step_tanh, None, (0,), (0,))
 
 
 @kernel
 def backward_tanh(calls, begin, end, stamp=STAMP):
-    backward_pass(calls, begin, end, step_tanh_backward, None, (0,), (0,), 0, (0,), (0,), ())
+    backward_pass(calls, begin, end, step_tanh_backward, None, (0,), (0,))
 
 
 @kernel
 def forward_relu(calls, begin, end, stamp=STAMP):
-    forward_pass(calls, begin, end, step_relu, None, (0,), (0,), project_1, 0, (0,), ())
+    forward_pass(calls, begin, end, step_relu, None, (0,), (0,))
 
 
 @kernel
 def backward_relu(calls, begin, end, stamp=STAMP):
-    backward_pass(calls, begin, end, step_relu_backward, None, (0,), (0,), 0, (0,), (0,), ())
+    backward_pass(calls, begin, end, step_relu_backward, None, (0,), (0,))
 
 
 @kernel
 def forward_leaky_tanh(calls, begin, end, stamp=STAMP):
-    forward_pass(calls, begin, end, step_leaky_tanh, None, (0,), (0,), project_1, 0, (0,), ())
+    forward_pass(calls, begin, end, step_leaky_tanh, None, (0,), (0,))
 
 
 @kernel
 def backward_leaky_tanh(calls, begin, end, stamp=STAMP):
-    backward_pass(calls, begin, end, step_leaky_tanh_backward, None, (0,), (0,), 0, (0,), (0,), ())
+    backward_pass(calls, begin, end, step_leaky_tanh_backward, None, (0,), (0,))
 
 
 @kernel
 def forward_leaky_relu(calls, begin, end, stamp=STAMP):
-    forward_pass(calls, begin, end, step_leaky_relu, None, (0,), (0,), project_1, 0, (0,), ())
+    forward_pass(calls, begin, end, step_leaky_relu, None, (0,), (0,))
 
 
 @kernel
 def backward_leaky_relu(calls, begin, end, stamp=STAMP):
-    backward_pass(calls, begin, end, step_leaky_relu_backward, None, (0,), (0,), 0, (0,), (0,), ())
+    backward_pass(calls, begin, end, step_leaky_relu_backward, None, (0,), (0,))
 
 
 def _register(name, forward, backward):

@@ -14,7 +14,7 @@ from .._jit import STAMP, helper, kernel
 from .._simd import fma
 from .._vecmath import ONE, sigmoid, tanh
 from ..engine.backward import backward_pass
-from ..engine.forward import forward_pass, project_2
+from ..engine.forward import forward_pass
 from ._cell import Cell, register
 
 
@@ -39,12 +39,12 @@ def step_backward(d_states, saved, states, new_states, constant):
 
 @kernel
 def forward(calls, begin, end, stamp=STAMP):
-    forward_pass(calls, begin, end, step, None, (0, 0), (0,), project_2, 0, (0, 0), ())
+    forward_pass(calls, begin, end, step, None, (0, 0), (0,))
 
 
 @kernel
 def backward(calls, begin, end, stamp=STAMP):
-    backward_pass(calls, begin, end, step_backward, None, (0, 0), (0,), 0, (0, 0), (0, 0), ())
+    backward_pass(calls, begin, end, step_backward, None, (0, 0), (0,))
 
 
 SIMPLIFIED_GRU = register(

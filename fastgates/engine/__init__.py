@@ -1,5 +1,5 @@
-"""The engine: register tiles, the passes made of them, packed weights, and the split over threads.
+"""The engine: the product, the passes made of it, packed weights, and the split over threads.
 
-Read :mod:`.tile` first, then :mod:`.forward`, :mod:`.backward` and :mod:`.gradients`; ``call`` says
-what a kernel is given, ``pack`` how weights lie, and ``passes`` ties these together.
+Read :mod:`.multiply` first, then :mod:`.forward`, :mod:`.backward` and :mod:`.gradients`; ``call``
+says what a kernel is given, ``pack`` how weights lie, and ``passes`` ties these together.
 """

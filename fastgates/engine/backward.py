@@ -2,43 +2,38 @@
 
 For a range of the batch, from the last step to the first: the gradient of the output joins that of
 the state, the cell's equations turn it into the gradients of the pre-activations, which overwrite
-the saved slots in place, and a tile of products with the transposed weights carries them to the
-state one step earlier. Weight gradients follow when all rows are done
-(:mod:`fastgates.engine.gradients`).
+the saved slots in place, and a product with the transposed weights carries them to the state one
+step earlier. Weight gradients follow when all rows are done (:mod:`fastgates.engine.gradients`).
 
 ``equations(d_states, saved, states, new_states, constant) -> (d_slots, d_old_states)``
     `saved` as the forward equations left it, `states` before the step, `new_states` after it (all
     but the first, which no cell needs). `d_old_states` holds what does not pass through a product.
     In a cell of two stages, the slots of the first stage are given back as they were.
-``first_equations(d_source, saved, states, constant) -> (d_slots_of_first_stage, d_hidden)``
+``first_equations(d_source, saved, states, constant) -> (d_slots_of_first_stage, d_hidden, source)``
     Only for cells with two stages: from the gradient of what the second stage multiplied;
-    `d_hidden` is added to the gradient of the hidden state.
+    `d_hidden` is added to the gradient of the hidden state. `source` is once more what the second
+    stage multiplied, for the weight gradients: the forward pass does not keep it.
 """
 
 from __future__ import annotations
 
-from .._jit import INT0, STAMP, helper, kernel
-from .._simd import LANES, float_pointer, int_pointer, load, splat, store
+from .._jit import INT0, helper
+from .._simd import LANES, float_pointer, int_pointer, load, prefetch, splat, store
 from .._vecmath import ZERO
 from .call import record
 from .forward import (
+    kept_row,
+    load_carried,
     load_row,
     load_states,
     restarts_at,
     row_of_step,
+    store_carried,
     store_row,
     store_states,
 )
-from .tile import (
-    for_each,
-    gathered,
-    merged,
-    product,
-    scaled,
-    store_vectors,
-    walk,
-    zero_tile,
-)
+from .multiply import call_multiply
+from .tuples import load_vectors, store_vectors
 
 __all__ = ["backward_pass"]
 
@@ -47,224 +42,236 @@ __all__ = ["backward_pass"]
 
 
 @helper
-def _old_states(call, i, block, step, n_rows, states):
-    """Return the states before this step, wherever they are; what is not used is not loaded."""
+def _old_states(call, i, position, step, n_rows, n_others):
+    """Return where the states before this step are.
+
+    Returns
+    -------
+    hidden_at : int
+        Address of the row of the first state.
+    others_at, step : int
+        Address from which the further states lie at once, twice ... so many floats.
+    """
     width = call.n_blocks * LANES
     row = int_pointer(call.where)[i]
     if restarts_at(call, row, step):
-        unit = i * width + block * LANES
-        return merged((), (), float_pointer(call.start), unit, n_rows * width, states)
+        at = call.start + 4 * i * width
+        return at, at, n_rows * width
+    if step == call.kept_step:
+        at = call.carried + 4 * position * width
+        return at, at, call.batch * width
     earlier = row + 1 if call.reverse else row - 1
-    output = float_pointer(call.output)
-    hidden = load_row(output, earlier * call.output_stride, block, call.hidden_size)
-    cell = (earlier * (len(states) - 1) - 1) * width + block * LANES
-    return merged((), (hidden,), float_pointer(call.cells), cell, width, states)
+    cells = call.cells + 4 * (kept_row(call, position, step - 1) * n_others - 1) * width
+    return call.output + 4 * earlier * call.output_stride, cells, width
 
 
 @helper
-def _differentiate_units(call, active, step, n_rows, equations, slots, states):
+def _differentiate_units(call, begin, active, step, n_rows, equations, slots, states):
     """Turn the gradients of the states into those of the slots, for all units of a step."""
-    width = call.n_blocks * LANES
-    size = n_rows * width
-    d_state, saved_rows = float_pointer(call.d_state), float_pointer(call.saved)
-    d_output, cells = float_pointer(call.d_output), float_pointer(call.cells)
+    width, hidden_size, n_others = call.n_blocks * LANES, call.hidden_size, len(states) - 1
+    row_size, size = call.slot_row, n_rows * width
+    first_kept = kept_row(call, begin, step)
+    pointer = float_pointer(call.saved + 4 * first_kept * row_size)
+    cells = float_pointer(call.cells + 4 * (first_kept * n_others - 1) * width)
+    d_state, d_hidden = float_pointer(call.d_state), float_pointer(call.d_hidden)
+    constants = float_pointer(call.unit_constant)
+    d_output, d_output_stride = float_pointer(call.d_output), call.d_output_stride
+    has_output = call.d_output != 0
+    # What the next round reads is asked for now: the product in between hides the way from memory.
+    ahead = 1 if call.reverse else -1
+    slots_ahead, cells_ahead = call.batch * row_size, 2 * call.batch * n_others * width
     for i in range(active):
         row = int_pointer(call.where)[i]
-        for block in range(call.n_blocks):
-            unit = i * width + block * LANES
-            slot_row = (row * call.n_blocks + block) * len(slots) * LANES
-            cell = (row * (len(states) - 1) - 1) * width + block * LANES
-            hidden = load(d_state, unit)
-            if call.d_output != 0:
-                hidden = hidden + load_row(
-                    d_output, row * call.d_output_stride, block, call.hidden_size
-                )
-            d_states = merged((), (hidden,), d_state, unit, size, states)
-            saved = merged((), (), saved_rows, slot_row, LANES, slots)
-            old = _old_states(call, i, block, step, n_rows, states)
-            new = merged((), (splat(ZERO),), cells, cell, width, states)
-            constant = load(float_pointer(call.unit_constant), block * LANES)
-            d_slots, d_old = equations(d_states, saved, old, new, constant)
-            store_vectors((), d_slots, saved_rows, slot_row, LANES)
-            here = (i * call.n_blocks + block) * len(slots) * LANES
-            store_vectors((), d_slots, float_pointer(call.d_slots), here, LANES)
+        hidden_at, others_at, others_step = _old_states(call, i, begin + i, step, n_rows, n_others)
+        old_hidden, old_others = float_pointer(hidden_at), float_pointer(others_at)
+        for k in range(0, width, LANES):
+            unit = i * width + k
+            d_h = load(d_state, unit) + load(d_hidden, unit)
+            if has_output:
+                d_h = d_h + load_row(d_output, row * d_output_stride, k, hidden_size)
+                prefetch(d_output, (row + ahead) * d_output_stride + k)
+            hidden = load_row(old_hidden, INT0, k, hidden_size)
+            d_slots, d_old = equations(
+                load_vectors((d_h,), d_state, unit, size, states),
+                load_vectors((), pointer, i * row_size + k, width, slots),
+                load_vectors((hidden,), old_others, k, others_step, states),
+                load_vectors((splat(ZERO),), cells, i * n_others * width + k, width, states),
+                load(constants, k),
+            )
+            store_vectors((), d_slots, pointer, i * row_size + k, width)
             store_vectors((), d_old, d_state, unit, size)
+            for slot in range(len(slots)):
+                prefetch(pointer, i * row_size + k + slot * width - slots_ahead)
+            for state in range(n_others):
+                prefetch(cells, (i * n_others + state + 1) * width + k - cells_ahead)
+
+
+@helper
+def _finish_source(call, begin, active, step, n_rows, equations, slots, states):
+    """Apply the equations of the first stage to the gradient of what the second multiplied."""
+    width, hidden_size, n_others = call.n_blocks * LANES, call.hidden_size, len(states) - 1
+    row_size = call.slot_row
+    first_kept = kept_row(call, begin, step)
+    pointer = float_pointer(call.saved + 4 * first_kept * row_size)
+    sources = float_pointer(call.sources + 4 * first_kept * width)
+    d_state, d_source = float_pointer(call.d_state), float_pointer(call.d_source)
+    constants = float_pointer(call.unit_constant)
+    for i in range(active):
+        hidden_at, others_at, others_step = _old_states(call, i, begin + i, step, n_rows, n_others)
+        old_hidden, old_others = float_pointer(hidden_at), float_pointer(others_at)
+        for k in range(0, width, LANES):
+            unit = i * width + k
+            hidden = load_row(old_hidden, INT0, k, hidden_size)
+            d_slots, d_h, source = equations(
+                load(d_source, unit),
+                load_vectors((), pointer, i * row_size + k, width, slots),
+                load_vectors((hidden,), old_others, k, others_step, states),
+                load(constants, k),
+            )
+            store_vectors((), d_slots, pointer, i * row_size + k, width)
+            store(sources, unit, source)
+            store(d_state, unit, load(d_state, unit) + d_h)
 
 
 # -- Products with the transposed weights ---------------------------------------------------------
 
 
 @helper
-def _product_of_slots(tile, call, source, rows, groups, units, panel, slots):
-    """Add the product of some slots with a transposed panel.
+def _product_of_slots(call, n_rows, rows, first, count, panel, n_vectors, target, target_row):
+    """Multiply some slots of kept rows with a transposed panel.
 
     Parameters
     ----------
-    source : int
-        Address of slot rows.
-    rows : tuple of int
-        Numbers of those rows.
-    slots : tuple of int
-        First slot, how many, and how many there are in all.
+    rows : int
+        Address of the slot rows, or of the numbers of the kept rows with `numbered`.
     """
-    first, count, n_slots = slots
-    starts = scaled(rows, call.n_blocks * n_slots * LANES)
-    # Where the slots are all there are, their blocks lie side by side: one long sum.
-    n_parts, length = (1, call.n_blocks * count) if count == n_slots else (call.n_blocks, count)
-    panel_starts = scaled(groups, call.n_blocks * count * LANES * LANES)
-    step = len(units) * LANES
-    for part in range(n_parts):
-        a = float_pointer(source + 4 * (first + part * n_slots) * LANES)
-        here = float_pointer(panel + 4 * part * count * LANES * step)
-        tile = product(tile, a, starts, 1, here, panel_starts, step, length * LANES)
-    return tile
-
-
-@helper
-def _add_vector(vectors, i, block, a):
-    target, width = a
-    place = i * width + block * LANES
-    store(target, place, load(target, place) + vectors[0])
-
-
-@helper
-def _state_tile(rows, groups, units, a):
-    """Add to the gradient of the hidden state what comes through the product."""
-    call, slots = a
-    width = call.n_blocks * LANES
-    d_state = float_pointer(call.d_state)
-    # From zero and joined at the end: beside a large gradient, terms would lose their last bits.
-    tile = zero_tile(rows, groups, units)
-    source, panel = call.d_slots, call.panel_t
-    tile = _product_of_slots(tile, call, source, rows, groups, units, panel, slots)
-    for_each(_add_vector, tile, rows, groups, units, (d_state, width))
-
-
-@kernel
-def differentiate_state(calls, active, count, n_slots, stamp=STAMP):
-    """Carry the gradients of the first `count` slots to the state before the step."""
-    call = record(calls)
-    walk(active, call.n_blocks, (0,), _state_tile, (call, (INT0, count, n_slots)))
-
-
-@helper
-def _finish_source(vectors, i, block, a):
-    """Apply the equations of the first stage to the gradient of what the second multiplied."""
-    call, step, n_rows, slots, states, equations = a
-    width = call.n_blocks * LANES
-    unit = i * width + block * LANES
-    row = int_pointer(call.where)[i]
-    slot_row = (row * call.n_blocks + block) * len(slots) * LANES
-    here = (i * call.n_blocks + block) * len(slots) * LANES
-    slot_rows, d_state = float_pointer(call.d_slots), float_pointer(call.d_state)
-    saved = merged((), (), slot_rows, here, LANES, slots)
-    old = _old_states(call, i, block, step, n_rows, states)
-    constant = load(float_pointer(call.unit_constant), block * LANES)
-    d_slots, d_hidden = equations(vectors[0], saved, old, constant)
-    store_vectors((), d_slots, slot_rows, here, LANES)
-    store_vectors((), d_slots, float_pointer(call.saved), slot_row, LANES)
-    store(d_state, unit, load(d_state, unit) + d_hidden)
-
-
-@helper
-def _source_tile(rows, groups, units, a):
-    """Compute the gradient of what the second stage multiplied and pass it on in registers."""
-    call, step, n_rows, stage, stage_2, slots, states, equations = a
-    tile = zero_tile(rows, groups, units)
-    source, panel = call.d_slots, call.panel_t_2
-    parts = (INT0 + len(stage), INT0 + len(stage_2), INT0 + len(slots))
-    tile = _product_of_slots(tile, call, source, rows, groups, units, panel, parts)
-    for_each(
-        _finish_source,
-        tile,
-        rows,
-        groups,
-        units,
-        (call, step, n_rows, slots, states, equations),
+    width, hidden, zero = call.n_blocks * LANES, call.hidden_size, INT0
+    row = call.slot_row
+    a, numbers = rows, zero
+    if n_rows < 0:  # as many numbered rows
+        n_rows, a, numbers = -n_rows, call.saved, rows
+    parts = count
+    if hidden == width:  # without padding between them, the slots are one long row
+        hidden, parts = count * hidden, zero + 1
+    call_multiply(
+        call.multiply,
+        (
+            n_rows,
+            n_vectors,
+            hidden,
+            a + 4 * first * width,
+            numbers,
+            row,
+            zero + 1,
+            panel,
+            zero,
+            target,
+            zero,
+            target_row,
+            zero,
+            call.nothing,
+            zero,
+            zero,
+            zero,
+            parts,
+            width,
+        ),
     )
 
 
 @helper
-def _store_input(vectors, row, block, call):
-    size = call.input_size
-    place = int_pointer(call.where)[row] * size
-    store_row(float_pointer(call.d_input), place, block, size, vectors[0])
-
-
-@helper
-def _input_tile(rows, groups, units, a):
-    """Compute the gradient of the input."""
-    call, slots = a
-    tile = zero_tile(rows, groups, units)
-    places = gathered(int_pointer(call.where), rows, 1)
-    source, panel = call.saved, call.input_panel_t
-    tile = _product_of_slots(tile, call, source, places, groups, units, panel, slots)
-    for_each(_store_input, tile, rows, groups, units, call)
-
-
-@kernel
-def differentiate_inputs(calls, begin, end, first, count, n_slots, stamp=STAMP):
-    """Compute the gradient of the input for all steps of the positions begin ... end."""
-    call = record(calls)
-    where, lengths = int_pointer(call.where), int_pointer(call.lengths)
-    n_blocks = (call.input_size + LANES - 1) // LANES
-    position, step = begin, INT0
-    while position < end:
+def _differentiate_inputs(call, begin, end):
+    """Compute the gradient of the input for the piece of the positions begin ... end."""
+    where, kept = int_pointer(call.where), int_pointer(call.kept)
+    lengths, size = int_pointer(call.lengths), call.input_size
+    n_vectors = (size + LANES - 1) // LANES
+    d_input, result = float_pointer(call.d_input), float_pointer(call.d_rows)
+    position, step = begin, call.first_step
+    longest = min(lengths[begin], call.end_step)
+    while step < longest:
         rows = INT0
-        while position < end and rows < call.chunk_rows:
+        while step < longest and rows < call.chunk_rows:
             where[rows] = row_of_step(call, position, step)
+            kept[rows] = kept_row(call, position, step)
             rows += 1
-            step += 1
-            if step == lengths[position]:
-                position += 1
-                step = 0
-        walk(rows, n_blocks, (0,), _input_tile, (call, (first, count, n_slots)))
+            position += 1
+            if position == end or lengths[position] <= step:
+                position = begin
+                step += 1
+        _product_of_slots(
+            call,
+            -rows,
+            call.kept,
+            call.first_input,
+            call.n_inputs,
+            call.input_panel_t,
+            n_vectors,
+            call.d_rows,
+            n_vectors * LANES,
+        )
+        for row in range(rows):
+            for k in range(0, size, LANES):
+                vector = load(result, row * n_vectors * LANES + k)
+                store_row(d_input, where[row] * size, k, size, vector)
 
 
 # -- The pass -------------------------------------------------------------------------------------
 
 
-@kernel
-def start_backward(calls, begin, end, n_states, stamp=STAMP):
-    """Load the initial states and the gradients of the final ones; clear those of the initial."""
-    call = record(calls)
-    load_states(calls, begin, end, call.initial, call.start, n_states)
-    load_states(calls, begin, end, call.d_final, call.d_state, n_states)
-    d_start = float_pointer(call.d_start)
-    for k in range(0, n_states * (end - begin) * call.n_blocks * LANES, LANES):
+@helper
+def _start(call, begin, end, n_states):
+    """Load the initial states, and the gradients of the final ones or those of a later piece."""
+    size = (end - begin) * call.n_blocks * LANES
+    load_states(call, begin, end, call.initial, call.start, n_states)
+    d_start, d_hidden = float_pointer(call.d_start), float_pointer(call.d_hidden)
+    for k in range(0, size, LANES):
+        store(d_hidden, k, splat(ZERO))
+    if call.end_step < int_pointer(call.lengths)[0]:
+        later = call.d_carried + 4 * n_states * call.batch * call.n_blocks * LANES
+        load_carried(call, begin, end, call.d_carried, call.d_state, n_states)
+        load_carried(call, begin, end, later, call.d_start, n_states)
+        return
+    load_states(call, begin, end, call.d_final, call.d_state, n_states)
+    for k in range(0, n_states * size, LANES):
         store(d_start, k, splat(ZERO))
 
 
-@kernel
-def release_restarted(calls, active, step, n_rows, n_states, stamp=STAMP):
+@helper
+def _release_restarted(call, active, step, n_rows, n_states):
     """Where a row started at this step, its state's gradient belongs to the initial state."""
-    call = record(calls)
     d_state, d_start = float_pointer(call.d_state), float_pointer(call.d_start)
+    d_hidden = float_pointer(call.d_hidden)
     width = call.n_blocks * LANES
     for i in range(active):
         if restarts_at(call, int_pointer(call.where)[i], step):
-            for n in range(n_states):
-                for k in range(0, width, LANES):
-                    place = (n * n_rows + i) * width + k
+            for k in range(i * width, (i + 1) * width, LANES):
+                store(d_state, k, load(d_state, k) + load(d_hidden, k))
+                store(d_hidden, k, splat(ZERO))
+                for n in range(n_states):
+                    place = n * n_rows * width + k
                     store(d_start, place, load(d_start, place) + load(d_state, place))
                     store(d_state, place, splat(ZERO))
 
 
 @helper
-def backward_pass(
-    calls,
-    begin,
-    end,
-    equations,
-    first_equations,
-    slots,
-    states,
-    first_input,
-    inputs,
-    stage,
-    stage_2,
-):
-    """Run back-propagation for the positions begin ... end of the batch.
+def _end(call, begin, end, n_states):
+    """Store the gradients of the initial states, or what an earlier piece goes on with."""
+    n_rows = end - begin
+    if call.first_step > 0:
+        d_state, d_hidden = float_pointer(call.d_state), float_pointer(call.d_hidden)
+        for k in range(0, n_rows * call.n_blocks * LANES, LANES):
+            store(d_state, k, load(d_state, k) + load(d_hidden, k))
+        later = call.d_carried + 4 * n_states * call.batch * call.n_blocks * LANES
+        store_carried(call, begin, n_rows, n_rows, call.d_state, call.d_carried, n_states)
+        store_carried(call, begin, n_rows, n_rows, call.d_start, later, n_states)
+        return
+    for i in range(n_rows):
+        store_states(call, begin + i, i, n_rows, call.d_start, call.d_initial, n_states)
+
+
+@helper
+def backward_pass(calls, begin, end, equations, first_equations, slots, states):
+    """Run back-propagation for the piece of the positions begin ... end of the batch.
 
     Parameters
     ----------
@@ -272,40 +279,50 @@ def backward_pass(
         A call, see :mod:`fastgates.engine.call`.
     equations, first_equations : function
         The cell's (see the module's docstring); the second None for cells of one stage.
-    slots, states, inputs, stage, stage_2 : shape
-        Tuples as long as the number of slots, of states, of slots that take a product with the
-        input (from the slot `first_input` on), and of the slots of each stage.
+    slots, states : shape
+        Tuples as long as the number of slots and of states.
     """
     call = record(calls)
-    n_slots, n_states = INT0 + len(slots), INT0 + len(states)
-    n_rows = end - begin
+    n_states = INT0 + len(states)
+    n_rows, width = end - begin, call.n_blocks * LANES
     where, lengths = int_pointer(call.where), int_pointer(call.lengths)
-    start_backward(calls, begin, end, n_states)
-    active, step = INT0, lengths[begin] - 1
-    while step >= 0:
+    _start(call, begin, end, n_states)
+    active, step = INT0, min(lengths[begin], call.end_step) - 1
+    while step >= call.first_step:
         # The gradient of a final state waits in its row until the sequence's last step.
         while active < n_rows and lengths[begin + active] > step:
             active += 1
         for i in range(active):
             where[i] = row_of_step(call, begin + i, step)
-        _differentiate_units(call, active, step, n_rows, equations, slots, states)
+        here = call.saved + 4 * kept_row(call, begin, step) * call.slot_row
+        _differentiate_units(call, begin, active, step, n_rows, equations, slots, states)
         if first_equations is not None:
-            arguments = (
+            _product_of_slots(
                 call,
-                step,
-                n_rows,
-                stage,
-                stage_2,
-                slots,
-                states,
-                first_equations,
+                active,
+                here,
+                call.n_stage,
+                call.n_stage_2,
+                call.panel_t_2,
+                call.n_blocks,
+                call.d_source,
+                width,
             )
-            walk(active, call.n_blocks, (0,), _source_tile, arguments)
-        differentiate_state(calls, active, INT0 + len(stage), n_slots)
+            _finish_source(call, begin, active, step, n_rows, first_equations, slots, states)
+        _product_of_slots(
+            call,
+            active,
+            here,
+            INT0,
+            call.n_stage,
+            call.panel_t,
+            call.n_blocks,
+            call.d_hidden,
+            width,
+        )
         if step == 0 or call.resets != 0:
-            release_restarted(calls, active, step, n_rows, n_states)
+            _release_restarted(call, active, step, n_rows, n_states)
         step -= 1
-    for i in range(n_rows):
-        store_states(calls, begin + i, i, n_rows, call.d_start, INT0, call.d_initial, n_states)
+    _end(call, begin, end, n_states)
     if call.d_input != 0:
-        differentiate_inputs(calls, begin, end, INT0 + first_input, INT0 + len(inputs), n_slots)
+        _differentiate_inputs(call, begin, end)

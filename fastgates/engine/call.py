@@ -5,9 +5,14 @@ little; :func:`record` gives its entries names inside kernels, :data:`FIELD` out
 of C-contiguous arrays made or checked by :mod:`fastgates.engine.passes`, which keeps them alive.
 
 Size letters, in elements: B batch, T time, I input_size, H hidden_size; units are padded to
-``Hp = n_blocks * LANES``; S slots a unit; N states. ``row = b * T + t`` numbers the steps of the
-batch. A *slot row* is the S * Hp floats of one step, ``[block][slot][lane]``. Rows of the batch are
-processed in the order ``order`` (longest sequence first), position i there being row ``order[i]``.
+``Hp = n_blocks * LANES``; S slots a unit; N states. A *slot row* is the S * Hp floats of one step,
+``[slot][block][lane]``. Rows of the batch are processed in the order ``order`` (longest sequence
+first), position p there being row ``order[p]``.
+
+Steps are numbered as they are processed, for the reverse direction from the end of each sequence. A
+call covers the *piece* ``first_step ... end_step`` of them. The user's arrays number the steps of
+the batch as rows ``b * T + t``; what is kept for back-propagation has the *kept rows*
+``(step - kept_step) * B + p``, so that the rows of a step lie side by side, and a piece's as well.
 """
 
 from __future__ import annotations
@@ -16,23 +21,26 @@ import ctypes
 import math
 import sys
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic
-from numba.np.numpy_support import from_dtype
+from numba.core.typing.templates import AttributeTemplate, infer_getattr
+from numba.extending import intrinsic, lower_getattr_generic, models, register_model
 
 __all__ = [
     "FIELD",
     "N_FIELDS",
+    "ONE_AT",
+    "Scratch",
     "address",
     "aligned",
     "aligned_empty",
     "make_call",
-    "place_scratch",
+    "nothing",
     "record",
+    "slot_row_of",
 ]
 
 _NAMES = (
@@ -41,11 +49,19 @@ _NAMES = (
     "output",  # (B * T, output_stride), this direction's columns
     "output_stride",
     "initial",  # (N, ..., B, H), strided by state_stride from state to state; 0: zeros
-    "final",  # the same
+    "final",  # the same; 0: not wanted
     "state_stride",
-    "saved",  # (B * T, S * Hp), or 0: what back-propagation needs, then gradients of the slots
-    "cells",  # (B * T, (N - 1) * Hp): the states other than the first
-    "sources",  # (B * T, Hp): what a second stage multiplied
+    "saved",  # (kept rows, S * Hp), or 0: what back-propagation needs, then gradients of the slots
+    "cells",  # (kept rows, (N - 1) * Hp): the states other than the first
+    "sources",  # (kept rows, Hp): what a second stage multiplied, written by the backward pass
+    # the piece
+    "first_step",
+    "end_step",
+    "kept_step",  # the step of the first kept row: that of this piece or of an earlier one
+    "origin",  # the step that the first rows of x, output and resets hold (forward direction only)
+    "carried",  # (N, B, Hp) by position: the states before kept_step, or 0 where sequences start
+    "carried_on",  # the same after end_step, of the sequences that go on; 0: not wanted
+    "d_carried",  # (2 * N, B, Hp): d_state and d_start between the pieces of a backward pass, or 0
     # the batch
     "batch",  # B
     "time",  # T
@@ -57,11 +73,14 @@ _NAMES = (
     "hidden_size",  # H
     "n_blocks",  # ceil(H / LANES)
     "n_slots",  # S
+    "slot_row",  # floats from one slot row to the next, at least S * Hp
     "first_input",  # the first slot that takes a product with the input
     "n_inputs",  # how many do
     "n_stage",  # slots of the first stage
     "n_stage_2",  # and of the second
     "reverse",  # 1: time runs from the end of each sequence to its start
+    "multiply",  # address of the kernel that makes all products
+    "nothing",  # zeros, as many as a state has
     # packed weights, see fastgates.engine.pack
     "bias",  # (S * Hp)
     "unit_constant",  # (Hp)
@@ -78,25 +97,31 @@ _NAMES = (
     "d_initial",  # as initial
     "d_input",  # as x, or 0
     # scratch of one worker
-    "chunk_rows",  # rows of `where` and `workspace`
+    "chunk_rows",  # rows of `where`, `kept` and `workspace`
     "where",  # int64 (chunk_rows): the row b * T + t of each row of the workspace
+    "kept",  # int64 (chunk_rows): the number of its slot row
     "workspace",  # (chunk_rows, S * Hp)
-    "state",  # [N + 1][rows][Hp]: the states, and the first one's next value
+    "state",  # [N][rows][Hp]
     "source",  # [rows][Hp]
     "start",  # [N][rows][Hp]: the initial states
     "d_state",  # [N][rows][Hp]
     "d_start",  # [N][rows][Hp]
-    "d_slots",  # (rows, S * Hp): the gradients of the slots at this step
+    "d_hidden",  # [rows][Hp]: the part of d_state[0] that comes through the product
+    "d_source",  # [rows][Hp]
+    "d_rows",  # (chunk_rows, Ip): the gradient of the input, padded
+    "discarded",  # [Hp]: an output that is not wanted
     # weight gradients
     "chunk",  # steps a chunk
     "a",  # scratch (chunk, a_stride): inputs, states before the step, sources
     "a_stride",
     "b",  # scratch (chunk, b_stride): gradients of the slots, [slot][owned block][lane]
     "b_stride",
-    "d_input_panel",  # [slot][block][k][lane] for the slots that each has
+    "one",  # address of a 1
+    # results of one worker: [group][k][vector of group][lane], the vectors [slot][owned block]
+    "d_input_panel",
     "d_panel",
     "d_panel_2",
-    "d_bias",  # [slot][block][lane]
+    "d_bias",  # [slot][owned block][lane]
     "n_units",  # H, or the outputs of an affine map
     "input_slots",  # int64 (gates): the slot of each gate's product with the input
     "recurrent_slots",  # and with the state
@@ -109,7 +134,39 @@ _NAMES = (
 FIELD = {name: place for place, name in enumerate(_NAMES)}
 N_FIELDS = len(_NAMES)
 
-_RECORD = from_dtype(np.dtype([(name, np.int64) for name in _NAMES]))
+
+class _Record(types.Type):  # type: ignore[misc]
+    """The Numba type of a call inside kernels: a pointer whose entries have names.
+
+    A structured dtype would do, but its type is compared and written out field by field for every
+    function that it is passed to, which takes time to compile.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="call")
+
+
+_RECORD = _Record()
+
+
+@register_model(_Record)
+class _RecordModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, ir.IntType(64).as_pointer())
+
+
+@infer_getattr
+class _RecordAttributes(AttributeTemplate):
+    key = _Record
+
+    def generic_resolve(self, record: Any, name: str) -> Any:
+        return types.int64 if name in FIELD else None
+
+
+@lower_getattr_generic(_Record)
+def _lower_field(context: Any, builder: Any, typ: Any, value: Any, name: str) -> Any:
+    place = ir.Constant(ir.IntType(64), FIELD[name])
+    return builder.load(builder.gep(value, [place]))
 
 
 @intrinsic
@@ -117,10 +174,15 @@ def record(typingctx, call):  # type: ignore[no-untyped-def]
     """Return the int64 array `call` as a record with named fields (for kernels)."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        return builder.bitcast(data, context.get_value_type(_RECORD))
+        return context.make_array(sig.args[0])(context, builder, args[0]).data
 
     return _RECORD(types.Array(types.int64, 1, "C")), codegen
+
+
+def slot_row_of(n_slots: int, width: int) -> int:
+    """Return how far slot rows are apart: at multiples of 1 KiB they share sets of the cache."""
+    size = n_slots * width
+    return size + 16 if size % 256 == 0 else size
 
 
 def make_call(**fields: int) -> np.ndarray:
@@ -157,15 +219,19 @@ def _layout_is_known() -> bool:
 address = _address_by_layout if _layout_is_known() else _address_by_interface
 
 
+_SMALL = 256  # floats
 _LINE = 64  # bytes of a cache line, and of the widest register
 
 
 def aligned_empty(shape: int | tuple[int, ...]) -> np.ndarray:
-    """Return an uninitialised float32 array that starts at a cache line.
+    """Return an uninitialised float32 array that starts at a cache line, unless it is small.
 
-    A vector as wide as a line that does not start at one touches two of them at every load.
+    A vector as wide as a line that does not start at one touches two of them at every load. To find
+    such a place takes longer than to fill a small array.
     """
     count = math.prod(shape) if isinstance(shape, tuple) else shape
+    if count < _SMALL:
+        return np.empty(shape, np.float32)
     raw = np.empty(4 * count + _LINE, np.uint8)
     start = -address(raw) % _LINE
     return raw[start : start + 4 * count].view(np.float32).reshape(shape)
@@ -178,21 +244,62 @@ def aligned(array: np.ndarray) -> np.ndarray:
     return result
 
 
+_one = aligned(np.ones(1, np.float32))
+ONE_AT = address(_one)
+_zeros = aligned(np.zeros(1024, np.float32))
+
+
+def nothing(size: int) -> int:
+    """Return the address of at least `size` zeros, which last as long as the process."""
+    global _zeros
+    if _zeros.size < size:
+        _forever.append(_zeros)
+        _zeros = aligned(np.zeros(2 * size, np.float32))
+    return address(_zeros)
+
+
+_forever: list[np.ndarray] = []  # earlier ones, to which addresses may still point
 _scratch = threading.local()
 
 
-def place_scratch(call: np.ndarray, sizes: Sequence[tuple[str, int]]) -> None:
-    """Give fields of a call places in the scratch of the calling thread, of so many floats each.
+def _arena(floats: int) -> int:
+    """Return the address of scratch of the calling thread, at a cache line.
 
-    Each place starts at a cache line. The scratch is kept from call to call and grows to what was
-    needed most.
+    It is kept from call to call and grows to what was needed most.
     """
-    rounded = [(name, -(-size // 16) * 16) for name, size in sizes]
-    needed = 16 + sum(size for _, size in rounded)
     arena = getattr(_scratch, "arena", None)
-    if arena is None or arena.size < needed:
-        arena = _scratch.arena = np.empty(needed, np.float32)
-    place = -(-address(arena) // 64) * 64
-    for name, size in rounded:
-        call[FIELD[name]] = place
-        place += 4 * size
+    if arena is None or arena[0].size < floats:
+        array = aligned_empty(floats)
+        arena = _scratch.arena = (array, address(array))
+    return int(arena[1])
+
+
+class Scratch:
+    """Where the scratch of one worker lies: some fields of a call, of so many floats each.
+
+    Each place starts at a cache line.
+
+    Parameters
+    ----------
+    sizes : dict of str to int
+        Fields that lie side by side in the record, in its order.
+    numbers : dict of str to int
+        Fields between them that hold plain numbers.
+    """
+
+    def __init__(self, sizes: dict[str, int], **numbers: int) -> None:
+        places = [FIELD[name] for name in (*sizes, *numbers)]
+        self._fields = slice(min(places), max(places) + 1)
+        self._values = np.zeros(max(places) + 1 - min(places), np.int64)
+        self._is_place = np.zeros_like(self._values)
+        self._floats = 0
+        for name, size in sizes.items():
+            self._values[FIELD[name] - min(places)] = 4 * self._floats
+            self._is_place[FIELD[name] - min(places)] = 1
+            self._floats += -(-size // 16) * 16
+        for name, number in numbers.items():
+            self._values[FIELD[name] - min(places)] = number
+
+    def place(self, call: np.ndarray, start: int = 0) -> None:
+        """Give the fields of a call places from `start` on, or in scratch of the calling thread."""
+        call[self._fields] = self._is_place * (start or _arena(self._floats)) + self._values

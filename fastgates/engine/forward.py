@@ -1,9 +1,11 @@
 """The forward pass of any cell, as a template that a cell's own module turns into a kernel.
 
-For a range of the batch: the inputs of a chunk of time are projected into a workspace that stays
-in the cache (``bias + U x``, rows = batch x time, so that even a single sequence fills the tiles),
-then step by step each tile adds ``W h`` to that and applies the cell's equations to the sums while
-they are in registers.
+For a range of the batch, a chunk of time after the other: the inputs of the chunk are projected,
+``bias + U x``, to slot rows that stay in the cache (rows = batch x time, so that even a single
+sequence fills the tiles of the product); then step by step ``W h`` is added to the slot rows of the
+step, and the cell's equations are applied to them. With a tape the slot rows are those that
+back-propagation finds, and the equations leave their results in place; without one they lie in a
+workspace.
 
 A cell's functions see tuples of SIMD values, never arrays:
 
@@ -17,7 +19,7 @@ A cell's functions see tuples of SIMD values, never arrays:
 
 from __future__ import annotations
 
-from .._jit import INT0, STAMP, helper, kernel
+from .._jit import INT0, helper
 from .._simd import (
     LANES,
     byte_pointer,
@@ -31,37 +33,27 @@ from .._simd import (
 )
 from .._vecmath import ZERO
 from .call import record
-from .tile import (
-    for_each,
-    gathered,
-    load_tile,
-    merged,
-    product,
-    scaled,
-    store_vectors,
-    walk,
-)
+from .multiply import call_multiply
+from .tuples import load_vectors, store_vectors
 
-__all__ = ["forward_pass", "project_1", "project_2", "project_3", "project_4"]
+__all__ = ["forward_pass"]
 
 
 @helper
-def load_row(pointer, row_start, block, hidden_size):
-    """Load one block of units from a row of `hidden_size` floats, padding with 0."""
-    left = hidden_size - block * LANES
-    if left >= LANES:
-        return load(pointer, row_start + block * LANES)
-    return load_first(pointer, row_start + block * LANES, left)
+def load_row(pointer, row_start, k, size):
+    """Load the units k ... of a row of `size` floats, padding with 0."""
+    if size - k >= LANES:
+        return load(pointer, row_start + k)
+    return load_first(pointer, row_start + k, size - k)
 
 
 @helper
-def store_row(pointer, row_start, block, hidden_size, vector):
-    """Store one block of units to a row of `hidden_size` floats, without the padding."""
-    left = hidden_size - block * LANES
-    if left >= LANES:
-        store(pointer, row_start + block * LANES, vector)
+def store_row(pointer, row_start, k, size, vector):
+    """Store the units k ... of a row of `size` floats, without the padding."""
+    if size - k >= LANES:
+        store(pointer, row_start + k, vector)
     else:
-        store_first(pointer, row_start + block * LANES, left, vector)
+        store_first(pointer, row_start + k, size - k, vector)
 
 
 @helper
@@ -70,7 +62,13 @@ def row_of_step(call, position, step):
     row = int_pointer(call.order)[position] * call.time
     if call.reverse:
         return row + int_pointer(call.lengths)[position] - 1 - step
-    return row + step
+    return row + step - call.origin
+
+
+@helper
+def kept_row(call, position, step):
+    """Return the number of the row that is kept for this step of the sequence at `position`."""
+    return (step - call.kept_step) * call.batch + position
 
 
 @helper
@@ -79,273 +77,93 @@ def restarts_at(call, row, step):
 
     In reverse, pieces of a series are the same as forward, so a piece starts at its last step.
     """
-    if step == 0:
+    if step == 0 and call.carried == 0:
         return True
     if call.resets == 0:
         return False
     return byte_pointer(call.resets)[row + call.reverse] != 0
 
 
-@kernel
-def load_states(calls, begin, end, source, target, n_states, stamp=STAMP):
+# -- States ---------------------------------------------------------------------------------------
+
+
+@helper
+def load_states(call, begin, end, source, target, n_states):
     """Copy states (B, H) of the positions begin ... end to padded rows ``[state][i][Hp]``.
 
     `source` and `target` are addresses; a source of 0 stands for zeros.
     """
-    call = record(calls)
-    n_rows = end - begin
-    width = call.n_blocks * LANES
+    n_rows, width, hidden = end - begin, call.n_blocks * LANES, call.hidden_size
+    to = float_pointer(target)
     if source == 0:
         for k in range(0, n_states * n_rows * width, LANES):
-            store(float_pointer(target), k, splat(ZERO))
+            store(to, k, splat(ZERO))
         return
     for n in range(n_states):
         for i in range(n_rows):
-            row = n * call.state_stride + int_pointer(call.order)[begin + i] * call.hidden_size
-            for block in range(call.n_blocks):
-                vector = load_row(float_pointer(source), row, block, call.hidden_size)
-                store(
-                    float_pointer(target),
-                    (n * n_rows + i) * width + block * LANES,
-                    vector,
-                )
+            row = n * call.state_stride + int_pointer(call.order)[begin + i] * hidden
+            for k in range(0, width, LANES):
+                vector = load_row(float_pointer(source), row, k, hidden)
+                store(to, (n * n_rows + i) * width + k, vector)
 
 
-@kernel
-def store_states(calls, position, i, n_rows, source, first, target, n_states, stamp=STAMP):
-    """Copy the padded states of row `i` to the states (B, H) of a position.
+@helper
+def store_states(call, position, i, n_rows, source, target, n_states):
+    """Copy the padded states of row `i` to the states (B, H) of a position."""
+    width, hidden = call.n_blocks * LANES, call.hidden_size
+    for n in range(n_states):
+        row = n * call.state_stride + int_pointer(call.order)[position] * hidden
+        for k in range(0, width, LANES):
+            vector = load(float_pointer(source), (n * n_rows + i) * width + k)
+            store_row(float_pointer(target), row, k, hidden, vector)
 
-    `source` and `target` are addresses. State 0 is read from buffer `first` of `source`.
-    """
-    call = record(calls)
+
+@helper
+def load_carried(call, begin, end, source, target, n_states):
+    """Copy states (n_states, B, Hp) of the positions begin ... end to rows ``[state][i][Hp]``."""
+    n_rows, width = end - begin, call.n_blocks * LANES
+    for n in range(n_states):
+        for k in range(0, n_rows * width, LANES):
+            vector = load(float_pointer(source), (n * call.batch + begin) * width + k)
+            store(float_pointer(target), n * n_rows * width + k, vector)
+
+
+@helper
+def store_carried(call, begin, active, n_rows, source, target, n_states):
+    """Copy the first `active` rows of padded states back."""
     width = call.n_blocks * LANES
     for n in range(n_states):
-        buffer = first if n == 0 else n
-        row = n * call.state_stride + int_pointer(call.order)[position] * call.hidden_size
-        for block in range(call.n_blocks):
-            place = (buffer * n_rows + i) * width + block * LANES
-            vector = load(float_pointer(source), place)
-            store_row(float_pointer(target), row, block, call.hidden_size, vector)
-
-
-# -- Projection of the inputs ---------------------------------------------------------------------
+        for k in range(0, active * width, LANES):
+            vector = load(float_pointer(source), n * n_rows * width + k)
+            store(float_pointer(target), (n * call.batch + begin) * width + k, vector)
 
 
 @helper
-def _store_projection(vectors, row, block, a):
-    call, n_slots, first_input, _ = a
-    workspace = float_pointer(call.workspace)
-    start = (row * call.n_blocks + block) * n_slots * LANES
-    for slot in range(first_input):
-        place = block * n_slots * LANES + slot * LANES
-        store(workspace, start + slot * LANES, load(float_pointer(call.bias), place))
-    store_vectors((), vectors, workspace, start + first_input * LANES, LANES)
-
-
-@helper
-def _project_tile(rows, groups, units, a):
-    call, n_slots, first_input, inputs = a
-    size = call.input_size
-    bias = float_pointer(call.bias + 4 * first_input * LANES)
-    unit_size = n_slots * LANES
-    tile = load_tile(bias, scaled(rows, 0), scaled(groups, unit_size), units, unit_size, inputs)
-    width = len(inputs) * LANES
-    tile = product(
-        tile,
-        float_pointer(call.x),
-        gathered(int_pointer(call.where), rows, size),
-        1,
-        float_pointer(call.input_panel),
-        scaled(groups, size * width),
-        len(units) * width,
-        size,
-    )
-    for_each(_store_projection, tile, rows, groups, units, a)
-
-
-@helper
-def _project(calls, n_rows, n_slots, first_input, inputs):
-    call = record(calls)
-    walk(
-        n_rows,
-        call.n_blocks,
-        inputs,
-        _project_tile,
-        (call, n_slots, first_input, inputs),
-    )
-
-
-@kernel
-def project_1(calls, n_rows, n_slots, first_input, stamp=STAMP):
-    """Project the inputs of `n_rows` rows of the workspace for cells with one gate."""
-    _project(calls, n_rows, n_slots, first_input, (0,))
-
-
-@kernel
-def project_2(calls, n_rows, n_slots, first_input, stamp=STAMP):
-    """The same for cells with two gates."""
-    _project(calls, n_rows, n_slots, first_input, (0, 0))
-
-
-@kernel
-def project_3(calls, n_rows, n_slots, first_input, stamp=STAMP):
-    """The same for cells with three gates."""
-    _project(calls, n_rows, n_slots, first_input, (0, 0, 0))
-
-
-@kernel
-def project_4(calls, n_rows, n_slots, first_input, stamp=STAMP):
-    """The same for cells with four gates."""
-    _project(calls, n_rows, n_slots, first_input, (0, 0, 0, 0))
-
-
-# -- One step -------------------------------------------------------------------------------------
-
-
-@helper
-def _units(vectors, i, block, a):
-    """Return what the equations take for one vector of units of one row."""
-    call, place, before, slots, states = a
-    base, n_rows, now, _ = place
-    width = call.n_blocks * LANES
-    unit = i * width + block * LANES
-    slot_row = ((base + i) * call.n_blocks + block) * len(slots) * LANES
-    state = float_pointer(call.state)
-    hidden = (load(state, now * n_rows * width + unit),)
-    return (
-        merged(before, vectors, float_pointer(call.workspace), slot_row, LANES, slots),
-        merged((), hidden, state, unit, n_rows * width, states),
-        load(float_pointer(call.unit_constant), block * LANES),
-    )
-
-
-@helper
-def _finish_first_stage(vectors, i, block, a):
-    """Apply the equations between two stages: keep what the second one multiplies."""
-    call, place, equations, before, slots_shape, states_shape = a
-    slots, states, constant = _units(
-        vectors, i, block, (call, place, before, slots_shape, states_shape)
-    )
-    source, slots = equations(slots, states, constant)
-    width = call.n_blocks * LANES
-    base = place[0]
-    slot_row = ((base + i) * call.n_blocks + block) * len(slots_shape) * LANES
-    store(float_pointer(call.source), i * width + block * LANES, source)
-    store_vectors((), slots, float_pointer(call.workspace), slot_row, LANES)
-    if call.saved != 0:
-        row = int_pointer(call.where)[base + i]
-        store(float_pointer(call.sources), row * width + block * LANES, source)
-
-
-@helper
-def _finish(vectors, i, block, a):
-    """Apply the cell's equations; store the new state, the output and what is to be kept."""
-    call, place, equations, before, slots_shape, states_shape = a
-    slots, states, constant = _units(
-        vectors, i, block, (call, place, before, slots_shape, states_shape)
-    )
-    new_states, saved = equations(slots, states, constant)
-    width = call.n_blocks * LANES
-    base, n_rows, _, later = place
-    unit = i * width + block * LANES
-    state = float_pointer(call.state)
-    store(state, later * n_rows * width + unit, new_states[0])
-    store_vectors((0,), new_states, state, unit, n_rows * width)
-    row = int_pointer(call.where)[base + i]
-    output = float_pointer(call.output)
-    store_row(output, row * call.output_stride, block, call.hidden_size, new_states[0])
-    if call.saved != 0:
-        saved_row = (row * call.n_blocks + block) * len(slots_shape) * LANES
-        store_vectors((), saved, float_pointer(call.saved), saved_row, LANES)
-        cell_row = (row * (len(states_shape) - 1) - 1) * width + block * LANES
-        store_vectors((0,), new_states, float_pointer(call.cells), cell_row, width)
-
-
-@helper
-def _stage_tile(rows, groups, units, a):
-    """Add the product with the state to the projection, then finish the units in registers."""
-    call, vector, panel, stage, finish, arguments = a
-    _, place, _, before, slots, _ = arguments
-    n_slots, size = len(slots), call.hidden_size
-    row_size = call.n_blocks * n_slots * LANES
-    workspace = float_pointer(call.workspace + 4 * (place[0] * row_size + len(before) * LANES))
-    unit_size = n_slots * LANES
-    tile = load_tile(
-        workspace,
-        scaled(rows, row_size),
-        scaled(groups, unit_size),
-        units,
-        unit_size,
-        stage,
-    )
-    width = len(stage) * LANES
-    tile = product(
-        tile,
-        float_pointer(vector),
-        scaled(rows, call.n_blocks * LANES),
-        1,
-        float_pointer(panel),
-        scaled(groups, size * width),
-        len(units) * width,
-        size,
-    )
-    for_each(finish, tile, rows, groups, units, arguments)
-
-
-@helper
-def _step(call, active, place, first_equations, cell):
-    """Advance `active` rows by one step."""
-    slots, states, stage, stage_2, equations = cell
-    _, n_rows, now, _ = place
-    hidden = call.state + 4 * now * n_rows * call.n_blocks * LANES
-    if first_equations is None:
-        arguments = (call, place, equations, (), slots, states)
-        walk(
-            active,
-            call.n_blocks,
-            stage,
-            _stage_tile,
-            (call, hidden, call.panel, stage, _finish, arguments),
-        )
-    else:
-        first = (call, place, first_equations, (), slots, states)
-        walk(
-            active,
-            call.n_blocks,
-            stage,
-            _stage_tile,
-            (call, hidden, call.panel, stage, _finish_first_stage, first),
-        )
-        second = (call, place, equations, stage, slots, states)
-        walk(
-            active,
-            call.n_blocks,
-            stage_2,
-            _stage_tile,
-            (call, call.source, call.panel_2, stage_2, _finish, second),
-        )
-
-
-# -- The pass -------------------------------------------------------------------------------------
-
-
-@kernel
-def restart_rows(calls, base, active, step, n_rows, now, n_states, stamp=STAMP):
+def restart_rows(call, base, active, step, n_rows, n_states):
     """Put the initial states back in the rows that start here."""
-    call = record(calls)
     state, start = float_pointer(call.state), float_pointer(call.start)
     width = call.n_blocks * LANES
     for i in range(active):
         if restarts_at(call, int_pointer(call.where)[base + i], step):
             for n in range(n_states):
-                buffer = now if n == 0 else n
                 for k in range(0, width, LANES):
-                    vector = load(start, (n * n_rows + i) * width + k)
-                    store(state, (buffer * n_rows + i) * width + k, vector)
+                    place = (n * n_rows + i) * width + k
+                    store(state, place, load(start, place))
 
 
-@kernel
-def plan_chunk(calls, begin, active, step, longest, stamp=STAMP):
+# -- Products -------------------------------------------------------------------------------------
+
+
+@helper
+def slot_rows(call):
+    """Return the address of the slot rows: those that are kept, or the workspace."""
+    if call.saved != 0:
+        return call.saved
+    return call.workspace
+
+
+@helper
+def plan_chunk(call, begin, active, step, longest):
     """List the rows of the next steps that the workspace holds, and return where they end.
 
     Returns
@@ -353,12 +171,15 @@ def plan_chunk(calls, begin, active, step, longest, stamp=STAMP):
     chunk_end, chunk_rows : int
         The step after the last one of the chunk, and the rows of all its steps.
     """
-    call = record(calls)
-    where, lengths = int_pointer(call.where), int_pointer(call.lengths)
+    where, kept = int_pointer(call.where), int_pointer(call.kept)
+    lengths = int_pointer(call.lengths)
     chunk_end, chunk_rows = step, INT0
     while chunk_end < longest and chunk_rows + active <= call.chunk_rows:
         for i in range(active):
             where[chunk_rows + i] = row_of_step(call, begin + i, chunk_end)
+            kept[chunk_rows + i] = chunk_rows + i
+            if call.saved != 0:
+                kept[chunk_rows + i] = kept_row(call, begin + i, chunk_end)
         chunk_rows += active
         chunk_end += 1
         while active > 0 and lengths[begin + active - 1] <= chunk_end:
@@ -367,20 +188,129 @@ def plan_chunk(calls, begin, active, step, longest, stamp=STAMP):
 
 
 @helper
-def forward_pass(
-    calls,
-    begin,
-    end,
-    equations,
-    first_equations,
-    slots,
-    states,
-    project,
-    first_input,
-    stage,
-    stage_2,
-):
-    """Run the forward pass of the positions begin ... end of the batch.
+def _project(call, n_rows):
+    """Project the inputs of the chunk's rows to their slot rows."""
+    width, size = call.n_blocks * LANES, call.input_size
+    row, c = call.slot_row, slot_rows(call)
+    first, rest = call.first_input, INT0 + LANES
+    where, kept, bias, zero = call.where, call.kept, call.bias, INT0
+    # Slots without a product with the input take their bias: a sum of no terms.
+    count, n_vectors = zero, first * call.n_blocks
+    for _ in range(2):
+        call_multiply(
+            call.multiply,
+            (
+                n_rows,
+                n_vectors,
+                count,
+                call.x,
+                where,
+                size,
+                zero + 1,
+                call.input_panel,
+                zero,
+                c,
+                kept,
+                row,
+                zero,
+                bias,
+                zero,
+                rest,
+                zero,
+                zero + 1,
+                zero,
+            ),
+        )
+        c += 4 * first * width
+        bias += 4 * first * width
+        count, n_vectors = size, call.n_inputs * call.n_blocks
+
+
+@helper
+def _add_product(call, active, slots, count, vectors, panel):
+    """Add the product of `active` rows of `vectors` with a panel to `count` slots of a step."""
+    width, zero = call.n_blocks * LANES, INT0
+    row = call.slot_row
+    call_multiply(
+        call.multiply,
+        (
+            active,
+            count * call.n_blocks,
+            call.hidden_size,
+            vectors,
+            zero,
+            width,
+            zero + 1,
+            panel,
+            zero,
+            slots,
+            zero,
+            row,
+            zero,
+            slots,
+            row,
+            zero + LANES,
+            zero,
+            zero + 1,
+            zero,
+        ),
+    )
+
+
+# -- Equations ------------------------------------------------------------------------------------
+
+
+@helper
+def _finish_first_stage(call, active, slots_at, n_rows, equations, slots, states):
+    """Apply the equations between two stages: make what the second one multiplies."""
+    width = call.n_blocks * LANES
+    row, size = call.slot_row, n_rows * width
+    pointer, state = float_pointer(slots_at), float_pointer(call.state)
+    constants, sources = float_pointer(call.unit_constant), float_pointer(call.source)
+    for i in range(active):
+        for k in range(0, width, LANES):
+            place = i * width + k
+            source, activated = equations(
+                load_vectors((), pointer, i * row + k, width, slots),
+                load_vectors((), state, place, size, states),
+                load(constants, k),
+            )
+            store(sources, place, source)
+            store_vectors((), activated, pointer, i * row + k, width)
+
+
+@helper
+def _finish(call, active, slots_at, base, n_rows, equations, slots, states):
+    """Apply the cell's equations; store the new state, the output and what is to be kept."""
+    width, hidden = call.n_blocks * LANES, call.hidden_size
+    row, size, keep = call.slot_row, n_rows * width, call.saved != 0
+    pointer, state = float_pointer(slots_at), float_pointer(call.state)
+    constants = float_pointer(call.unit_constant)
+    output = float_pointer(call.output if call.output != 0 else call.discarded)
+    where, stride, others = int_pointer(call.where), call.output_stride, len(states) - 1
+    cells = float_pointer(call.cells + 4 * (int_pointer(call.kept)[base] * others - 1) * width)
+    for i in range(active):
+        output_row = where[base + i] * stride
+        for k in range(0, width, LANES):
+            place = i * width + k
+            new_states, saved = equations(
+                load_vectors((), pointer, i * row + k, width, slots),
+                load_vectors((), state, place, size, states),
+                load(constants, k),
+            )
+            store_vectors((), new_states, state, place, size)
+            store_row(output, output_row, k, hidden, new_states[0])
+            if keep:
+                store_vectors((), saved, pointer, i * row + k, width)
+                store_vectors((0,), new_states, cells, i * others * width + k, width)
+
+
+# -- The pass -------------------------------------------------------------------------------------
+
+
+@helper
+def forward_pass(calls, begin, end, equations, first_equations, slots, states):
+    """Run the piece of the forward pass of the positions begin ... end of the batch.
 
     Parameters
     ----------
@@ -388,42 +318,42 @@ def forward_pass(
         A call, see :mod:`fastgates.engine.call`.
     equations, first_equations : function
         The cell's (see the module's docstring); the second None for cells of one stage.
-    slots, states, stage, stage_2 : shape
-        Tuples as long as the number of slots, of states, and of the slots of each stage.
-    project : kernel
-        ``project_1`` to ``project_4``, after the number of gates.
-    first_input : int
-        The first slot that takes a product with the input.
+    slots, states : shape
+        Tuples as long as the number of slots and of states.
     """
     call = record(calls)
-    cell = (slots, states, stage, stage_2, equations)
     n_states = INT0 + len(states)
     n_rows = end - begin
     lengths = int_pointer(call.lengths)
-    load_states(calls, begin, end, call.initial, call.start, n_states)
-    now, later = INT0, n_states
+    load_states(call, begin, end, call.initial, call.start, n_states)
+    if call.carried != 0:
+        load_carried(call, begin, end, call.carried, call.state, n_states)
+    width = call.n_blocks * LANES
     active = n_rows
-    step, longest = INT0, lengths[begin]
+    step, longest = call.first_step, min(lengths[begin], call.end_step)
+    while active > 0 and lengths[begin + active - 1] <= step:
+        active -= 1
     while step < longest:
-        chunk_end, chunk_rows = plan_chunk(calls, begin, active, step, longest)
-        project(calls, chunk_rows, INT0 + len(slots), INT0 + first_input)
+        chunk_end, chunk_rows = plan_chunk(call, begin, active, step, longest)
+        _project(call, chunk_rows)
         base = INT0
         while step < chunk_end:
             if step == 0 or call.resets != 0:
-                restart_rows(calls, base, active, step, n_rows, now, n_states)
-            _step(call, active, (base, n_rows, now, later), first_equations, cell)
-            now, later = later, now
+                restart_rows(call, base, active, step, n_rows, n_states)
+            here = slot_rows(call) + 4 * int_pointer(call.kept)[base] * call.slot_row
+            _add_product(call, active, here, call.n_stage, call.state, call.panel)
+            if first_equations is not None:
+                _finish_first_stage(call, active, here, n_rows, first_equations, slots, states)
+                later = here + 4 * call.n_stage * width
+                _add_product(call, active, later, call.n_stage_2, call.source, call.panel_2)
+            _finish(call, active, here, base, n_rows, equations, slots, states)
             base += active
             step += 1
             while active > 0 and lengths[begin + active - 1] <= step:
                 active -= 1
-                store_states(
-                    calls,
-                    begin + active,
-                    active,
-                    n_rows,
-                    call.state,
-                    now,
-                    call.final,
-                    n_states,
-                )
+                if call.final != 0:
+                    store_states(
+                        call, begin + active, active, n_rows, call.state, call.final, n_states
+                    )
+    if call.carried_on != 0:
+        store_carried(call, begin, active, n_rows, call.state, call.carried_on, n_states)

@@ -1,13 +1,15 @@
 """Weight gradients: sums over all steps of the batch, each output owned by one worker.
 
-The gradient of a weight matrix is a product over all ``b * T + t``: what the matrix multiplied,
-transposed, times the gradients of the slots. A worker owns some blocks of units and walks all steps
-in the order of rows b and time t, in chunks whose size depends on the layer alone. So there are no
-partial buffers to add up, no atomics, and the bits are the same for any number of threads.
+The gradient of a weight matrix is a product over all steps of the batch: what the matrix
+multiplied, transposed, times the gradients of the slots. A worker owns some blocks of units and
+walks the steps from the last to the first, at each step the batch from the longest sequence on, in
+chunks of a fixed size. So there are no partial buffers to add up, no atomics,
+and the bits are the same for any number of threads. They are also the same for any pieces that time
+is cut into: a chunk that a piece leaves half full waits for the next one.
 
-Each chunk is first copied to compact scratch (``a``: inputs, states before the step, ones; ``b``:
-gradients of the slots), which settles lengths, resets and directions once. Sums run over one chunk
-from zero before they join the total, which keeps their rounding error small for long series.
+Each chunk is first copied to compact scratch (``a``: inputs, states before the step, sources;
+``b``: gradients of the slots), which settles lengths, resets and directions once. Sums run over one
+chunk from zero before they join the total, which keeps their rounding error small for long series.
 
 One kernel serves every cell and :class:`fastgates.Dense`, since equations play no part in it.
 """
@@ -19,103 +21,167 @@ from collections.abc import Callable
 import numpy as np
 
 from .._jit import INT0, STAMP, helper, kernel
-from .._simd import LANES, float_pointer, int_pointer, load, splat, store
-from .._threads import SMALL_WORK, get_num_threads, run
-from .._vecmath import ZERO
-from .call import FIELD, address, aligned_empty, place_scratch, record
-from .forward import restarts_at, row_of_step
-from .tile import for_each, product, scaled, walk, zero_tile
+from .._simd import (
+    LANES,
+    float_pointer,
+    int_pointer,
+    load,
+    load_first,
+    store,
+    store_first,
+)
+from .._threads import run
+from .call import FIELD, ONE_AT, Scratch, address, aligned_empty, record
+from .forward import kept_row, restarts_at, row_of_step
+from .multiply import GROUP, call_multiply
 
-__all__ = ["run_weight_gradients", "weight_gradients"]
+__all__ = ["GradientPlan", "WeightGradients", "weight_gradients"]
 
+_HAS_SUMS = 1 << 32
 _BIAS_STEPS = 16  # summed alone, for small rounding errors in sums of many terms
-_CHUNK_FLOATS = 64 * 1024  # of scratch, about half an L2 cache
+_STEP = GROUP * LANES  # from one column of the results to the next
+_PART_FLOATS = 384 * 1024
+_CHUNK = 96  # steps: four vectors of each fit into the L1 cache, beside numbers to multiply with
 
 
 @helper
 def _copy(source, start, target, place, count):
-    for k in range(count):
-        target[place + k] = source[start + k]
+    k = INT0
+    while k + LANES <= count:
+        store(target, place + k, load(source, start + k))
+        k += LANES
+    if k < count:
+        store_first(target, place + k, count - k, load_first(source, start + k, count - k))
 
 
 @helper
-def _gather_step(call, row, batch_row, step, count, first_block, n_owned):
-    """Copy one step to row `count` of the chunk."""
-    a, b = float_pointer(call.a), float_pointer(call.b)
+def _gather_step(call, position, step, count, first_block, n_owned):
+    """Copy one step of one sequence to row `count` of the chunk."""
+    row = row_of_step(call, position, step)
+    kept = kept_row(call, position, step)
+    width = call.n_blocks * LANES
+    a = float_pointer(call.a)
     size, hidden = call.input_size, call.hidden_size
     start = count * call.a_stride
     _copy(float_pointer(call.x), row * size, a, start, size)
     if call.n_stage > 0:
         if restarts_at(call, row, step):
             if call.initial != 0:
-                _copy(
-                    float_pointer(call.initial),
-                    batch_row * hidden,
-                    a,
-                    start + size,
-                    hidden,
-                )
+                source, place = call.initial, int_pointer(call.order)[position] * hidden
             else:
-                for k in range(hidden):
-                    a[start + size + k] = ZERO
+                source, place = call.nothing, INT0
+        elif step == call.kept_step:
+            source, place = call.carried, position * width
         else:
             earlier = row + 1 if call.reverse else row - 1
-            place = earlier * call.output_stride
-            _copy(float_pointer(call.output), place, a, start + size, hidden)
+            source, place = call.output, earlier * call.output_stride
+        _copy(float_pointer(source), place, a, start + size, hidden)
     if call.n_stage_2 > 0:
-        place = row * call.n_blocks * LANES
-        _copy(float_pointer(call.sources), place, a, start + size + hidden, hidden)
-    saved = float_pointer(call.saved)
-    for block in range(n_owned):
-        place = (row * call.n_blocks + first_block + block) * call.n_slots * LANES
-        for slot in range(call.n_slots):
-            target = count * call.b_stride + (slot * n_owned + block) * LANES
-            store(b, target, load(saved, place + slot * LANES))
+        _copy(float_pointer(call.sources), kept * width, a, start + size + hidden, hidden)
+    owned = n_owned * LANES
+    saved = float_pointer(call.saved + 4 * (kept * call.slot_row + first_block * LANES))
+    target = float_pointer(call.b + 4 * count * call.b_stride)
+    for slot in range(call.n_slots):
+        for k in range(0, owned, LANES):
+            store(target, slot * owned + k, load(saved, slot * width + k))
 
 
 @helper
-def _add_to_result(vectors, k, vector, a):
-    result, count = a[0], a[1]
-    place = (vector * count + k) * LANES
-    store(result, place, load(result, place) + vectors[0])
+def _add_products(call, n_owned, steps, joins):
+    """Add the products of a chunk to the results."""
+    zero, size, hidden = INT0, call.input_size, call.hidden_size
+    offset = zero
+    for part in range(3):
+        if part == 0:
+            first, count, columns, result = (
+                call.first_input,
+                call.n_inputs,
+                size,
+                call.d_input_panel,
+            )
+        elif part == 1:
+            first, count, columns, result = zero, call.n_stage, hidden, call.d_panel
+        else:
+            first, count, columns, result = call.n_stage, call.n_stage_2, hidden, call.d_panel_2
+        if count > 0:
+            call_multiply(
+                call.multiply,
+                (
+                    columns,
+                    count * n_owned,
+                    steps,
+                    call.a + 4 * offset,
+                    zero,
+                    zero + 1,
+                    call.a_stride,
+                    call.b + 4 * first * n_owned * LANES,
+                    call.b_stride,
+                    result,
+                    zero,
+                    zero + GROUP * LANES,
+                    columns * GROUP * LANES,
+                    call.nothing,
+                    zero,
+                    zero,
+                    joins,
+                    zero + 1,
+                    zero,
+                ),
+            )
+        offset += columns
 
 
 @helper
-def _gradient_tile(rows, groups, units, a):
-    """Add the sums of a chunk for some columns of ``a`` and some vectors of ``b``."""
-    result, n_columns, steps, columns, a_stride, vectors, b_stride = a
-    tile = zero_tile(rows, groups, units)
-    starts = scaled(groups, LANES)
-    tile = product(tile, columns, rows, a_stride, vectors, starts, b_stride, steps)
-    for_each(_add_to_result, tile, rows, groups, units, (result, n_columns))
+def _add_biases(call, n_vectors, steps, joins):
+    """Add the sums of the slots' gradients, a few steps at a time: products with a row of ones."""
+    zero, first = INT0, INT0
+    while True:
+        call_multiply(
+            call.multiply,
+            (
+                zero + 1,
+                n_vectors,
+                min(steps - first, _BIAS_STEPS),
+                call.one,
+                zero,
+                zero,
+                zero,
+                call.b + 4 * first * call.b_stride,
+                call.b_stride,
+                call.d_bias,
+                zero,
+                zero,
+                zero,
+                call.nothing,
+                zero,
+                zero,
+                joins,
+                zero + 1,
+                zero,
+            ),
+        )
+        joins = zero + 1
+        first += _BIAS_STEPS
+        if first >= steps:
+            break
 
 
 @helper
-def _add_biases(call, n_vectors, steps, result):
-    b = float_pointer(call.b)
-    for vector in range(n_vectors):
-        total = splat(ZERO)
-        for first in range(0, steps, _BIAS_STEPS):
-            part = splat(ZERO)
-            for step in range(first, min(steps, first + _BIAS_STEPS)):
-                part = part + load(b, step * call.b_stride + vector * LANES)
-            total = total + part
-        store(result, vector * LANES, load(result, vector * LANES) + total)
-
-
-@helper
-def _scatter(call, panel, n_slots, columns, slot, gate, first_block, n_owned, target):
+def _scatter(call, panel, columns, slot, gate, first_block, n_owned, target):
     """Write the owned units of one gate's weight gradient in PyTorch's layout."""
-    source = float_pointer(panel + 4 * first_block * n_slots * columns * LANES)
-    weights = float_pointer(target)
+    source, weights = float_pointer(panel), float_pointer(target)
     for block in range(n_owned):
-        start = (slot * n_owned + block) * columns * LANES
-        for lane in range(LANES):
-            unit = (first_block + block) * LANES + lane
-            if unit < call.n_units:
-                row = (gate * call.n_units + unit) * columns
-                for k in range(columns):
-                    weights[row + k] = source[start + k * LANES + lane]
+        first_unit = (first_block + block) * LANES
+        n_units = min(call.n_units - first_unit, INT0 + LANES)
+        vector = slot * n_owned + block
+        start = vector // GROUP * columns * _STEP + vector % GROUP * LANES
+        # A few columns at a time, so that what is read stays in the cache.
+        for first in range(0, columns, LANES):
+            end = min(first + LANES, columns)
+            for lane in range(n_units):
+                row = (gate * call.n_units + first_unit + lane) * columns
+                for k in range(first, end):
+                    weights[row + k] = source[start + k * _STEP + lane]
 
 
 @helper
@@ -127,81 +193,60 @@ def _scatter_all(call, first_block, n_owned):
         for result in range(4):
             if result == 0:
                 panel, target = call.d_input_panel, call.d_weight_ih
-                place, n_slots, columns = slot - call.first_input, call.n_inputs, call.input_size
+                place, columns = slot - call.first_input, call.input_size
             elif result == 1:
                 panel, target = call.d_panel, call.d_weight_hh
-                place, n_slots, columns = recurrent_slot, call.n_stage, call.hidden_size
+                place, columns = recurrent_slot, call.hidden_size
                 if recurrent_slot >= call.n_stage:
-                    panel = call.d_panel_2
-                    place, n_slots = recurrent_slot - call.n_stage, call.n_stage_2
+                    panel, place = call.d_panel_2, recurrent_slot - call.n_stage
             else:
                 panel, target = call.d_bias, call.d_bias_ih
-                place, n_slots, columns = slot, call.n_slots, INT0 + 1
+                place, columns = slot, INT0 + 1
                 if result == 3:
                     target, place = call.d_bias_hh, recurrent_slot
             if target != 0:
-                _scatter(call, panel, n_slots, columns, place, gate, first_block, n_owned, target)
+                _scatter(call, panel, columns, place, gate, first_block, n_owned, target)
 
 
 @kernel
-def weight_gradients(calls, first_block, end_block, stamp=STAMP):
-    """Compute the gradients of the weights of the blocks of units first_block ... end_block."""
+def weight_gradients(calls, first_block, end_block, state, stamp=STAMP):
+    """Add a piece to the gradients of the weights of the blocks of units first_block ... end_block.
+
+    Pieces come from the last to the first, which also writes the results.
+
+    Parameters
+    ----------
+    state : int
+        How the piece before left the sums: the rows of the chunk that wait in the scratch, and
+        ``_HAS_SUMS`` if there were chunks before. 0 to begin with.
+
+    Returns
+    -------
+    int
+        The same for the next piece.
+    """
     call = record(calls)
     n_owned = end_block - first_block
-    size, hidden = call.input_size, call.hidden_size
-    bias = float_pointer(call.d_bias + 4 * first_block * call.n_slots * LANES)
     lengths = int_pointer(call.lengths)
-    batch_row, step = INT0, INT0
-    while batch_row < call.batch:
-        steps = INT0
-        while batch_row < call.batch and steps < call.chunk:
-            # Time runs forward here for both directions.
-            length = lengths[batch_row]
-            at = length - 1 - step if call.reverse else step
-            row = row_of_step(call, batch_row, at)
-            _gather_step(call, row, batch_row, at, steps, first_block, n_owned)
-            steps += 1
-            step += 1
-            if step == length:
-                batch_row += 1
-                step = INT0
-        _add_biases(call, call.n_slots * n_owned, steps, bias)
-        for part in range(3):
-            if part == 0:
-                first, count, columns, offset = (
-                    call.first_input,
-                    call.n_inputs,
-                    size,
-                    INT0,
-                )
-                result = call.d_input_panel
-            elif part == 1:
-                first, count, columns, offset = INT0, call.n_stage, hidden, size
-                result = call.d_panel
+    joins, steps = state // _HAS_SUMS, state % _HAS_SUMS
+    position, step = INT0, call.end_step - 1
+    while True:
+        while step >= call.first_step and steps < call.chunk:
+            if position < call.batch and lengths[position] > step:
+                _gather_step(call, position, step, steps, first_block, n_owned)
+                steps += 1
+                position += 1
             else:
-                first, count, columns = call.n_stage, call.n_stage_2, hidden
-                offset = size + hidden
-                result = call.d_panel_2
-            if count > 0:
-                result += 4 * first_block * count * columns * LANES
-                a = float_pointer(call.a + 4 * offset)
-                b = float_pointer(call.b + 4 * first * n_owned * LANES)
-                walk(
-                    columns,
-                    count * n_owned,
-                    (0,),
-                    _gradient_tile,
-                    (
-                        float_pointer(result),
-                        columns,
-                        steps,
-                        a,
-                        call.a_stride,
-                        b,
-                        call.b_stride,
-                    ),
-                )
-    _scatter_all(call, first_block, n_owned)
+                position = INT0
+                step -= 1
+        if steps < call.chunk and (call.first_step > 0 or (steps == 0 and joins != 0)):
+            break
+        _add_biases(call, call.n_slots * n_owned, steps, joins)
+        _add_products(call, n_owned, steps, joins)
+        joins, steps = INT0 + 1, INT0
+    if call.first_step == 0:
+        _scatter_all(call, first_block, n_owned)
+    return joins * _HAS_SUMS + steps
 
 
 def _stride(size: int) -> int:
@@ -212,53 +257,95 @@ def _stride(size: int) -> int:
     return (-(-size // 16) | 1) * 16
 
 
-def run_weight_gradients(call: np.ndarray, steps: int) -> None:
-    """Run the kernel over ranges of the blocks of units, for `steps` steps in all.
+class GradientPlan:
+    """How the weight gradients of one direction of one layer are cut into parts.
 
-    `call` must have all but the fields from ``chunk`` to ``d_bias``.
+    A part owns some blocks of units: so few that its results and scratch stay in the L2 cache.
+
+    Parameters
+    ----------
+    call : ndarray
+        A call with the sizes of the layer.
+    threads : int
     """
-    names = (
-        "input_size",
-        "hidden_size",
-        "n_blocks",
-        "n_slots",
-        "n_inputs",
-        "n_stage",
-        "n_stage_2",
-    )
-    size, hidden, n_blocks, n_slots, n_inputs, n_stage, n_stage_2 = (
-        int(call[FIELD[name]]) for name in names
-    )
-    width = size + 2 * hidden
-    chunk = 32
-    while chunk < 256 and 2 * chunk * (width + n_slots * n_blocks * LANES) <= _CHUNK_FLOATS:
-        chunk *= 2
-    products = n_inputs * size + (n_stage + n_stage_2) * hidden
-    work = steps * products * n_blocks * LANES
-    threads = 1 if work < SMALL_WORK else min(get_num_threads(), n_blocks)
-    bounds = [n_blocks * i // threads for i in range(threads + 1)]
-    most = -(-n_blocks // threads)
-    a_stride, b_stride = _stride(width), _stride(n_slots * most * LANES)
-    columns = (n_inputs * size, n_stage * hidden, n_stage_2 * hidden, n_slots)
-    results = aligned_empty(sum(columns) * n_blocks * LANES)
-    results[:] = 0
-    place = address(results)
-    for name, count in zip(
-        ("d_input_panel", "d_panel", "d_panel_2", "d_bias"), columns, strict=True
-    ):
-        call[FIELD[name]] = place
-        place += 4 * count * n_blocks * LANES
-    call[FIELD["chunk"]] = chunk
-    call[FIELD["a_stride"]] = a_stride
-    call[FIELD["b_stride"]] = b_stride
 
-    def make_worker() -> Callable[[int], None]:
-        mine = call.copy()
-        place_scratch(mine, (("a", chunk * a_stride), ("b", chunk * b_stride)))
+    def __init__(self, call: np.ndarray, threads: int) -> None:
+        names = (
+            "input_size",
+            "hidden_size",
+            "n_blocks",
+            "n_slots",
+            "n_inputs",
+            "n_stage",
+            "n_stage_2",
+        )
+        size, hidden, n_blocks, n_slots, n_inputs, n_stage, n_stage_2 = (
+            int(call[FIELD[name]]) for name in names
+        )
+        width = size + ((n_stage > 0) + (n_stage_2 > 0)) * hidden
+        floats = (width + _CHUNK) * n_slots * n_blocks * LANES
+        self.threads = threads = min(threads, n_blocks)
+        parts = max(threads, min(n_blocks, -(-floats // _PART_FLOATS)))
+        self.bounds = [n_blocks * i // parts for i in range(parts + 1)]
+        most = -(-n_blocks // parts)
+        a_stride, b_stride = _stride(width), _stride(n_slots * most * LANES)
+        products = ((n_inputs, size), (n_stage, hidden), (n_stage_2, hidden), (n_slots, 1))
+        panels = [-(-slots * most // GROUP) * _STEP * columns for slots, columns in products]
+        names = ("a", "b", "d_input_panel", "d_panel", "d_panel_2", "d_bias")
+        sizes = (_CHUNK * a_stride, _CHUNK * b_stride, *panels)
+        self.floats = sum(-(-size // 16) * 16 for size in sizes)
+        self.scratch = Scratch(
+            dict(zip(names, sizes, strict=True)),
+            chunk=_CHUNK,
+            a_stride=a_stride,
+            b_stride=b_stride,
+            one=ONE_AT,
+        )
 
-        def task(number: int, _keep: object = results) -> None:
-            weight_gradients(mine, bounds[number], bounds[number + 1])
 
-        return task
+class WeightGradients:
+    """The gradients of the weights of one direction of one layer, summed piece by piece.
 
-    run(make_worker, threads, threads)
+    Parameters
+    ----------
+    call : ndarray
+        A call that has all but the fields from ``chunk`` to ``d_bias``.
+    plan : GradientPlan
+    in_one_piece : bool
+        Whether a single piece covers all steps. More pieces need scratch that outlives a call.
+    """
+
+    def __init__(self, call: np.ndarray, plan: GradientPlan, in_one_piece: bool) -> None:
+        self._call, self._plan = call, plan
+        parts = len(plan.bounds) - 1
+        self._states = [0] * parts
+        self._own: list[np.ndarray] | None = None
+        if not in_one_piece:
+            self._own = [aligned_empty(plan.floats) for _ in range(parts)]
+
+    def add(self, fields: slice, values: np.ndarray | tuple[int, ...]) -> None:
+        """Add a piece; with the one that begins at step 0 the results are complete.
+
+        Parameters
+        ----------
+        fields, values : slice, sequence of int
+            Fields of the call that are this piece's own.
+        """
+        self._call[fields] = values
+        plan, bounds = self._plan, self._plan.bounds
+
+        def make_worker() -> Callable[[int], None]:
+            mine = self._call.copy()
+            if self._own is None:
+                plan.scratch.place(mine)
+
+            def task(number: int) -> None:
+                if self._own is not None:
+                    plan.scratch.place(mine, address(self._own[number]))
+                self._states[number] = weight_gradients(
+                    mine, bounds[number], bounds[number + 1], self._states[number]
+                )
+
+            return task
+
+        run(make_worker, len(self._states), plan.threads)

@@ -1,4 +1,4 @@
-"""Affine maps of rows, ``y = x A^T + b``, on the same tile as everything else."""
+"""Affine maps of rows, ``y = x A^T + b``, on the same kernel as all products."""
 
 from __future__ import annotations
 
@@ -6,66 +6,55 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .._jit import STAMP, helper, kernel
-from .._simd import LANES, float_pointer
+from .._jit import INT0, STAMP, kernel
+from .._simd import LANES, float_pointer, load
 from .._threads import SMALL_WORK, get_num_threads, run
-from .call import address, make_call, record
+from .call import FIELD, Scratch, address, make_call, nothing, record
 from .forward import store_row
-from .gradients import run_weight_gradients
-from .pack import grouped, n_blocks_of
-from .tile import for_each, load_tile, product, scaled, walk
+from .gradients import GradientPlan, WeightGradients
+from .multiply import call_multiply, multiply_address
+from .pack import n_blocks_of
 
-__all__ = ["affine", "affine_gradients", "pack_affine"]
+__all__ = ["affine", "affine_gradients"]
 
 _ROWS = 256  # a range
 
 
-@helper
-def _store_outputs(vectors, row, block, a):
-    call, begin = a
-    size = call.n_units
-    store_row(float_pointer(call.output), (begin + row) * size, block, size, vectors[0])
-
-
-@helper
-def _affine_tile(rows, groups, units, a):
-    call, begin = a
-    size = call.input_size
-    x = float_pointer(call.x + 4 * begin * size)
-    bias = float_pointer(call.bias)
-    tile = load_tile(bias, scaled(rows, 0), scaled(groups, LANES), units, LANES, (0,))
-    starts = scaled(groups, size * LANES)
-    step = len(units) * LANES
-    tile = product(tile, x, scaled(rows, size), 1, float_pointer(call.panel), starts, step, size)
-    for_each(_store_outputs, tile, rows, groups, units, a)
-
-
 @kernel
 def affine_rows(calls, begin, end, stamp=STAMP):
-    """Map the rows begin ... end."""
+    """Map the rows begin ... end, which the workspace holds padded on the way."""
     call = record(calls)
-    n_blocks = (call.n_units + LANES - 1) // LANES
-    walk(end - begin, n_blocks, (0,), _affine_tile, (call, begin))
-
-
-def pack_affine(weight: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Pack a weight matrix (outputs, inputs) as a panel of one vector a block, and its bias.
-
-    Returns
-    -------
-    panel, bias : ndarray
-        Padded with zeros.
-    """
-    n_outputs, n_inputs = weight.shape
-    n_blocks = n_blocks_of(n_outputs)
-    padded = np.zeros((n_blocks * LANES, n_inputs), np.float32)
-    padded[:n_outputs] = weight
-    packed_bias = np.zeros(n_blocks * LANES, np.float32)
-    if bias is not None:
-        packed_bias[:n_outputs] = bias
-    return grouped(
-        padded.reshape(n_blocks, LANES, n_inputs).transpose(0, 2, 1)[:, :, None]
-    ), packed_bias
+    outputs, inputs, zero = call.n_units, call.input_size, INT0
+    n_blocks = (outputs + LANES - 1) // LANES
+    width = n_blocks * LANES
+    call_multiply(
+        call.multiply,
+        (
+            end - begin,
+            n_blocks,
+            inputs,
+            call.x + 4 * begin * inputs,
+            zero,
+            inputs,
+            zero + 1,
+            call.panel,
+            zero,
+            call.workspace,
+            zero,
+            width,
+            zero,
+            call.bias,
+            zero,
+            zero + LANES,
+            zero,
+            zero + 1,
+            zero,
+        ),
+    )
+    result, output = float_pointer(call.workspace), float_pointer(call.output)
+    for row in range(end - begin):
+        for k in range(0, width, LANES):
+            store_row(output, (begin + row) * outputs, k, outputs, load(result, row * width + k))
 
 
 def affine(
@@ -81,11 +70,17 @@ def affine(
         bias=address(bias),
         input_size=n_inputs,
         n_units=n_outputs,
+        multiply=multiply_address(),
+        nothing=nothing(LANES),
     )
     threads = 1 if n_rows * n_inputs * n_outputs < SMALL_WORK else get_num_threads()
 
+    scratch = Scratch({"workspace": min(n_rows, _ROWS) * bias.size})
+
     def make_worker() -> Callable[[int], None]:
-        return lambda i: affine_rows(call, i * _ROWS, min(n_rows, (i + 1) * _ROWS))
+        mine = call.copy()
+        scratch.place(mine)
+        return lambda i: affine_rows(mine, i * _ROWS, min(n_rows, (i + 1) * _ROWS))
 
     run(make_worker, -(-n_rows // _ROWS), threads)
     return y
@@ -105,8 +100,11 @@ def affine_gradients(
         batch=1 if n_rows else 0,
         input_size=n_inputs,
         n_units=n_outputs,
+        multiply=multiply_address(),
+        nothing=nothing(LANES),
         n_blocks=n_blocks,
         n_slots=1,
+        slot_row=n_blocks * LANES,
         n_inputs=1,
         order=address(order),
         lengths=address(lengths),
@@ -116,4 +114,6 @@ def affine_gradients(
         d_weight_ih=address(d_weight),
         d_bias_ih=address(d_bias),
     )
-    run_weight_gradients(call, n_rows)
+    piece = slice(FIELD["first_step"], FIELD["end_step"] + 1)
+    threads = 1 if n_rows * n_inputs * n_outputs < SMALL_WORK else get_num_threads()
+    WeightGradients(call, GradientPlan(call, threads), True).add(piece, (0, n_rows))

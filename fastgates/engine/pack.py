@@ -1,31 +1,28 @@
-"""Weights as the kernels want them, from PyTorch's layout; and gradients back to it.
+"""Weights as the product wants them, from PyTorch's layout.
 
-A *panel* holds, for each group of blocks of units, the rows that a tile streams through:
-``[group][k][block][slot][lane]``, so that a tile ends with all slots of its units in registers.
-Units beyond the hidden size have weights of 0. Transposed panels, with the slot rows as k and one
-vector of outputs a block, carry gradients the other way.
+A *panel* holds vectors of weights in groups as wide as a tile, in each group row after row of what
+the product runs over: ``[group][k][vector][lane]``. Forward, the vectors are ``[slot][block]`` and
+k counts inputs or hidden units; units beyond the hidden size have weights of 0. Transposed, k
+counts the units of all slots, and the vectors are blocks of inputs or hidden units: they carry
+gradients the other way.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from .._simd import LANES
+from .._jit import INT0, STAMP, helper, kernel
+from .._simd import LANES, float_pointer, int_pointer, load, splat, store
+from .._vecmath import ZERO
 from ..cells import Cell
-from .call import aligned, aligned_empty
-from .tile import units_of_group
+from .call import address, aligned_empty
+from .forward import load_row
+from .multiply import GROUP
 
-__all__ = [
-    "ForwardPanels",
-    "TransposedPanels",
-    "grouped",
-    "n_blocks_of",
-    "pack_forward",
-    "pack_transposed",
-]
+__all__ = ["LayerPacking", "n_blocks_of", "pack_affine"]
 
 
 def n_blocks_of(size: int) -> int:
@@ -33,114 +30,227 @@ def n_blocks_of(size: int) -> int:
     return -(-size // LANES)
 
 
-def _slot_order(places: Sequence[int], first: int, count: int) -> list[int]:
-    """Return the gates whose places are the slots first ... first + count."""
-    return [places.index(slot) for slot in range(first, first + count)]
+@helper
+def _place_of_vector(vector, n_vectors, count):
+    """Return where a vector of the panel starts, and how far apart its rows are."""
+    first = vector // GROUP * GROUP
+    width = min(n_vectors - first, GROUP)
+    return first * count * LANES + (vector - first) * LANES, width * LANES
 
 
-def _by_slot(weight: np.ndarray, gates: Sequence[int], hidden_size: int) -> np.ndarray:
-    """Return weights (G * H, K) as ``[slot][block][lane][k]``, padded with zeros."""
-    n_blocks = n_blocks_of(hidden_size)
-    columns = weight.shape[1]
-    padded = np.zeros((len(gates), n_blocks * LANES, columns), np.float32)
-    padded[:, :hidden_size] = weight.reshape(-1, hidden_size, columns)[gates]
-    return padded.reshape(len(gates), n_blocks, LANES, columns)
+@helper
+def _pack(weights, gates, n_slots, hidden, columns, panel):
+    """Pack some gates, in the order of their slots, of weights (gates * hidden, columns)."""
+    source, target = float_pointer(weights), float_pointer(panel)
+    n_blocks = (hidden + LANES - 1) // LANES
+    for vector in range(n_slots * n_blocks):
+        gate, block = int_pointer(gates)[vector // n_blocks], vector % n_blocks
+        place, step = _place_of_vector(vector, n_slots * n_blocks, columns)
+        n_units = min(hidden - block * LANES, LANES)
+        if n_units < LANES:
+            for k in range(columns):
+                store(target, place + k * step, splat(ZERO))
+        # A few columns at a time, so that what is written stays in the cache.
+        for first in range(0, columns, LANES):
+            end = min(first + LANES, columns)
+            for lane in range(n_units):
+                row = (gate * hidden + block * LANES + lane) * columns
+                for k in range(first, end):
+                    target[place + k * step + lane] = source[row + k]
 
 
-def grouped(panel: np.ndarray) -> np.ndarray:
-    """Return a panel ``[block][k][vector][lane]`` with the blocks of each group side by side.
+@helper
+def _pack_transposed(weights, gates, n_slots, hidden, columns, panel):
+    """Pack the same for products that carry gradients the other way."""
+    source, target = float_pointer(weights), float_pointer(panel)
+    n_vectors = (columns + LANES - 1) // LANES
+    for vector in range(n_vectors):
+        place, step = _place_of_vector(vector, n_vectors, n_slots * hidden)
+        for slot in range(n_slots):
+            first = int_pointer(gates)[slot] * hidden
+            for unit in range(hidden):
+                row = (first + unit) * columns
+                store(target, place, load_row(source, row, vector * LANES, columns))
+                place += step
 
-    That is ``[group][k][block of group][vector][lane]``, then the blocks left over, flat.
+
+@helper
+def _add_bias(bias, slots, n_gates, hidden, total):
+    """Add the bias of each gate to the padded biases of its slot."""
+    if bias == 0:
+        return
+    source, target = float_pointer(bias), float_pointer(total)
+    width = (hidden + LANES - 1) // LANES * LANES
+    for gate in range(n_gates):
+        start = int_pointer(slots)[gate] * width
+        for k in range(0, width, LANES):
+            vector = load_row(source, gate * hidden, k, hidden)
+            store(target, start + k, load(target, start + k) + vector)
+
+
+@kernel
+def _pack_layer(layer, weight_ih, weight_hh, bias_ih, bias_hh, constant, target, stamp=STAMP):
+    """Pack the parameters of a layer, one after the other at the address `target`.
+
+    `layer` is the address of what :class:`LayerPacking` says of it, the others are of parameters.
     """
-    n_blocks, rows, vectors, lanes = panel.shape
-    units = units_of_group(vectors)
-    whole = n_blocks // units * units
-    groups = panel[:whole].reshape(-1, units, rows, vectors, lanes).transpose(0, 2, 1, 3, 4)
-    result = aligned_empty(panel.size)
-    split = groups.size
-    result[:split].reshape(groups.shape)[...] = groups
-    result[split:].reshape(panel[whole:].shape)[...] = panel[whole:]
-    return result
-
-
-def _panel(weight: np.ndarray, gates: Sequence[int], hidden_size: int) -> np.ndarray:
-    return grouped(_by_slot(weight, gates, hidden_size).transpose(1, 3, 0, 2))
-
-
-def _transposed_panel(weight: np.ndarray, gates: Sequence[int], hidden_size: int) -> np.ndarray:
-    columns = weight.shape[1]
-    n_outputs = n_blocks_of(columns)
-    by_slot = _by_slot(weight, gates, hidden_size)
-    padded = np.zeros((*by_slot.shape[:3], n_outputs * LANES), np.float32)
-    padded[..., :columns] = by_slot
-    padded = padded.reshape(*by_slot.shape[:3], n_outputs, LANES)
-    rows = padded.transpose(3, 1, 0, 2, 4).reshape(n_outputs, -1, 1, LANES)
-    return grouped(rows)
-
-
-@dataclass(frozen=True)
-class ForwardPanels:
-    """What the forward pass of one direction of one layer multiplies with."""
-
-    input_panel: np.ndarray
-    panel: np.ndarray
-    panel_2: np.ndarray | None
-    bias: np.ndarray
-    unit_constant: np.ndarray
-
-
-@dataclass(frozen=True)
-class TransposedPanels:
-    """What back-propagation of one direction of one layer multiplies with."""
-
-    input_panel_t: np.ndarray
-    panel_t: np.ndarray
-    panel_t_2: np.ndarray | None
-
-
-def pack_forward(
-    cell: Cell,
-    weight_ih: np.ndarray,
-    weight_hh: np.ndarray,
-    bias_ih: np.ndarray | None,
-    bias_hh: np.ndarray | None,
-    unit_constant: np.ndarray | None,
-) -> ForwardPanels:
-    """Pack the parameters of one direction of one layer for the forward pass."""
-    hidden_size = weight_hh.shape[1]
-    n_blocks = n_blocks_of(hidden_size)
-    n_slots = len(cell.slots)
-    inputs = _slot_order(cell.input_slots, cell.first_input_slot, len(cell.gates))
-    stages = [_slot_order(cell.recurrent_slots, *stage) for stage in cell.stages]
-    bias = np.zeros((n_slots, n_blocks * LANES), np.float32)
-    for places, values in (
-        (cell.input_slots, bias_ih),
-        (cell.recurrent_slots, bias_hh),
-    ):
-        if values is not None:
-            for place, part in zip(places, values.reshape(-1, hidden_size), strict=True):
-                bias[place, :hidden_size] += part
-    constant = np.zeros(n_blocks * LANES, np.float32)
-    if unit_constant is not None:
-        constant[:hidden_size] = unit_constant
-    return ForwardPanels(
-        input_panel=_panel(weight_ih, inputs, hidden_size),
-        panel=_panel(weight_hh, stages[0], hidden_size),
-        panel_2=_panel(weight_hh, stages[1], hidden_size) if len(stages) == 2 else None,
-        bias=aligned(bias.reshape(n_slots, n_blocks, LANES).transpose(1, 0, 2)),
-        unit_constant=aligned(constant),
+    numbers = int_pointer(layer)
+    n_gates, n_stage, n_stage_2, n_slots, hidden, columns = (
+        numbers[0],
+        numbers[1],
+        numbers[2],
+        numbers[3],
+        numbers[4],
+        numbers[5],
     )
+    width = (hidden + LANES - 1) // LANES * LANES
+    inputs = layer + 8 * 6
+    stages = inputs + 8 * n_gates
+    input_places = stages + 8 * n_gates
+    recurrent_places = input_places + 8 * n_gates
+    padded = float_pointer(target)
+    for k in range(0, n_slots * width, LANES):
+        store(padded, k, splat(ZERO))
+    _add_bias(bias_ih, input_places, n_gates, hidden, target)
+    _add_bias(bias_hh, recurrent_places, n_gates, hidden, target)
+    target += 4 * n_slots * width
+    for k in range(0, width, LANES):
+        vector = splat(ZERO)
+        if constant != 0:
+            vector = load_row(float_pointer(constant), INT0, k, hidden)
+        store(float_pointer(target), INT0, vector)
+        target += 4 * LANES
+    matrix, gates, count, size = weight_ih, inputs, n_gates, columns
+    for part in range(3):
+        if count > 0:
+            _pack(matrix, gates, count, hidden, size, target)
+            target += 4 * count * width * size
+        if part == 0:
+            matrix, gates, count, size = weight_hh, stages, n_stage, hidden
+        else:
+            gates += 8 * n_stage
+            count = n_stage_2
 
 
-def pack_transposed(cell: Cell, weight_ih: np.ndarray, weight_hh: np.ndarray) -> TransposedPanels:
-    """Pack the parameters of one direction of one layer for back-propagation."""
-    hidden_size = weight_hh.shape[1]
-    inputs = _slot_order(cell.input_slots, cell.first_input_slot, len(cell.gates))
-    stages = [_slot_order(cell.recurrent_slots, *stage) for stage in cell.stages]
-    return TransposedPanels(
-        input_panel_t=_transposed_panel(weight_ih, inputs, hidden_size),
-        panel_t=_transposed_panel(weight_hh, stages[0], hidden_size),
-        panel_t_2=_transposed_panel(weight_hh, stages[1], hidden_size)
-        if len(stages) == 2
-        else None,
+@kernel
+def _pack_layer_transposed(layer, weight_ih, weight_hh, target, stamp=STAMP):
+    """Pack the weights of a layer for products that carry gradients the other way."""
+    numbers = int_pointer(layer)
+    n_gates, n_stage, n_stage_2, hidden, columns = (
+        numbers[0],
+        numbers[1],
+        numbers[2],
+        numbers[4],
+        numbers[5],
     )
+    matrix, gates, count, size = weight_ih, layer + 8 * 6, n_gates, columns
+    for part in range(3):
+        if count > 0:
+            _pack_transposed(matrix, gates, count, hidden, size, target)
+            target += 4 * count * hidden * ((size + LANES - 1) // LANES * LANES)
+        gates += 8 * count
+        matrix, size = weight_hh, hidden
+        if part == 0:
+            count = n_stage
+        else:
+            count = n_stage_2
+
+
+@kernel
+def _pack_matrix(weights, gates, rows, columns, panel, stamp=STAMP):
+    """Pack a matrix (rows, columns)."""
+    _pack(weights, gates, INT0 + 1, rows, columns, panel)
+
+
+def _starts(sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return where arrays of so many floats start, in bytes, which there are, and all floats."""
+    starts = np.array(list(itertools.accumulate(sizes, initial=0)), np.int64)
+    return 4 * starts[:-1], (np.array(sizes) > 0).astype(np.int64), int(starts[-1])
+
+
+class LayerPacking:
+    """How the parameters of one direction of one layer are packed.
+
+    Parameters
+    ----------
+    cell : Cell
+    input_size, hidden_size : int
+    """
+
+    def __init__(self, cell: Cell, input_size: int, hidden_size: int) -> None:
+        n_gates, n_slots = len(cell.gates), len(cell.slots)
+        stages = [count for _, count in cell.stages] + [0]
+        inputs = range(cell.first_input_slot, cell.first_input_slot + n_gates)
+        recurrent = [slot for first, count in cell.stages for slot in range(first, first + count)]
+        self._layer = np.array(
+            [n_gates, stages[0], stages[1], n_slots, hidden_size, input_size]
+            + [cell.input_slots.index(slot) for slot in inputs]
+            + [cell.recurrent_slots.index(slot) for slot in recurrent]
+            + [*cell.input_slots, *cell.recurrent_slots],
+            np.int64,
+        )
+        self._n_gates = n_gates
+        width = n_blocks_of(hidden_size) * LANES
+        self._forward = _starts(
+            [n_slots * width, width, n_gates * width * input_size]
+            + [count * width * hidden_size for count in stages[:2]]
+        )
+        inputs_width = n_blocks_of(input_size) * LANES
+        self._transposed = _starts(
+            [n_gates * hidden_size * inputs_width]
+            + [count * hidden_size * width for count in stages[:2]]
+        )
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Addresses of the slots of each gate's product with the input, and with the state."""
+        first = address(self._layer) + 8 * (6 + 2 * self._n_gates)
+        return first, first + 8 * self._n_gates
+
+    def forward(
+        self,
+        weight_ih: np.ndarray,
+        weight_hh: np.ndarray,
+        bias_ih: np.ndarray | None,
+        bias_hh: np.ndarray | None,
+        unit_constant: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pack parameters (PyTorch's shapes) for the forward pass.
+
+        Returns
+        -------
+        packed, places : ndarray
+            What must stay alive, and the addresses in it of the fields ``bias`` ... ``panel_2``.
+        """
+        starts, there, floats = self._forward
+        packed = aligned_empty(floats)
+        place = address(packed)
+        arrays = (self._layer, weight_ih, weight_hh, bias_ih, bias_hh, unit_constant)
+        _pack_layer(*map(address, arrays), place)
+        return packed, (starts + place) * there
+
+    def transposed(
+        self, weight_ih: np.ndarray, weight_hh: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pack parameters for back-propagation: ``input_panel_t`` ... ``panel_t_2``."""
+        starts, there, floats = self._transposed
+        packed = aligned_empty(floats)
+        place = address(packed)
+        _pack_layer_transposed(*map(address, (self._layer, weight_ih, weight_hh)), place)
+        return packed, (starts + place) * there
+
+
+_ONE_SLOT = np.zeros(1, np.int64)
+
+
+def pack_affine(weight: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Pack a weight matrix (outputs, inputs), and its bias padded with zeros."""
+    (rows, columns), weight = weight.shape, np.ascontiguousarray(weight)
+    width = n_blocks_of(rows) * LANES
+    packed_bias = aligned_empty(width)
+    packed_bias[:] = 0
+    if bias is not None:
+        packed_bias[:rows] = bias
+    panel = aligned_empty(width * columns)
+    _pack_matrix(address(weight), address(_ONE_SLOT), rows, columns, address(panel))
+    return panel, packed_bias

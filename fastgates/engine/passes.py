@@ -1,13 +1,18 @@
 """The passes over one direction of one layer: arrays in, arrays out, split over threads.
 
+Time is cut into *pieces* of steps where that saves memory; states and their gradients are carried
+from one to the next. A *segment* is what is kept for back-propagation at a time: all steps, or
+those that are computed again, from the state that they begin with.
+
 Everything here takes checked arrays: C-contiguous float32 data, states stacked as
 (N, layers * directions, B, H), int64 lengths. :mod:`fastgates.layers` makes them.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -15,14 +20,19 @@ import numpy as np
 from .._simd import LANES
 from .._threads import SMALL_WORK, get_num_threads, run
 from ..cells import Cell
-from .call import FIELD, address, aligned_empty, make_call, place_scratch
-from .gradients import run_weight_gradients
-from .pack import n_blocks_of, pack_forward, pack_transposed
+from .call import FIELD, Scratch, address, aligned_empty, make_call, nothing, slot_row_of
+from .gradients import GradientPlan, WeightGradients
+from .multiply import multiply_address
+from .pack import LayerPacking, n_blocks_of
 
 __all__ = ["Batch", "Direction", "Saved"]
 
 _WORKSPACE_FLOATS = 32 * 1024  # of projections a worker holds at a time: a part of the L2 cache
-_MOST_ROWS = 32  # of the batch in one range
+_MOST_PLANS = 64  # remembered
+_MOST_ROWS = 32  # of the batch in one range, four times as many where it takes so many weights:
+_WEIGHTS_FLOATS = 384 * 1024  # that leave the L2 cache at each step
+_MOST_PIECES = 8  # of a backward pass, where sources are made again
+_SOURCES_FLOATS = 256 * 1024  # of what second stages multiplied, held at a time on the way back
 
 
 @dataclass(frozen=True)
@@ -33,24 +43,23 @@ class Batch:
     ----------
     size, time : int
         B and T of the padded arrays.
-    rows, order : ndarray of int64, shape (B,)
-        The rows of the batch, as they are and longest sequence first.
-    lengths, sorted_lengths : ndarray of int64, shape (B,)
-        Steps of each sequence, in the batch's own order and in that one.
+    order : ndarray of int64, shape (B,)
+        The rows of the batch, longest sequence first.
+    sorted_lengths : ndarray of int64, shape (B,)
+        Steps of each sequence, in that order.
     resets : ndarray of uint8, shape (B, T), or None
-    steps : int
-        The steps of all sequences together.
+    steps, longest : int
+        The steps of all sequences together, and of the longest one.
     """
 
     size: int
     time: int
-    rows: np.ndarray
     order: np.ndarray
-    lengths: np.ndarray
     sorted_lengths: np.ndarray
     resets: np.ndarray | None
     steps: int
-    addresses: tuple[int, int, int, int]  # of rows, order, lengths, sorted_lengths
+    longest: int
+    addresses: tuple[int, int]  # of order and sorted_lengths
 
     @classmethod
     def of(
@@ -59,23 +68,28 @@ class Batch:
         """Make the batch of checked `lengths` and `resets`."""
         if lengths is None and resets is None:
             return _full_batch(size, time)
-        rows = np.arange(size)
         if lengths is None:
             lengths = np.full(size, time, np.int64)
         order = np.argsort(-lengths, kind="stable")
         ordered = lengths[order]
-        addresses = (address(rows), address(order), address(lengths), address(ordered))
-        steps = int(lengths.sum())
-        return cls(size, time, rows, order, lengths, ordered, resets, steps, addresses)
+        addresses = (address(order), address(ordered))
+        steps, longest = int(ordered.sum()), int(ordered[0]) if size else 0
+        return cls(size, time, order, ordered, resets, steps, longest, addresses)
+
+    def chunk(self, first: int, end: int) -> Batch:
+        """Return the same sequences with arrays that hold the steps first ... end only."""
+        resets = self.resets
+        if resets is not None:
+            resets = np.ascontiguousarray(resets[:, first:end])
+        return replace(self, time=end - first, resets=resets)
 
 
 @lru_cache(maxsize=64)
 def _full_batch(size: int, time: int) -> Batch:
     """Return the batch of sequences that all have `time` steps."""
     rows, lengths = np.arange(size), np.full(size, time, np.int64)
-    places = (address(rows), address(lengths))
-    addresses = (places[0], places[0], places[1], places[1])
-    return Batch(size, time, rows, rows, lengths, lengths, None, size * time, addresses)
+    addresses = (address(rows), address(lengths))
+    return Batch(size, time, rows, lengths, None, size * time, time, addresses)
 
 
 @dataclass
@@ -86,21 +100,26 @@ class Saved:
     ----------
     call : ndarray
         The call of the forward pass, which the others start from.
-    slots : ndarray, size B * T * S * Hp
-        Activated gates; back-propagation overwrites them with gradients.
-    cells : ndarray, size B * T * (N - 1) * Hp
-        The states other than the first, which is the output.
-    sources : ndarray, size B * T * Hp, or empty
-        What a second stage multiplied.
-    panels : object
+    kept : tuple of ndarray
+        Of all steps, the activated slots (size B * T * S * Hp), which back-propagation overwrites
+        with gradients, and the states other than the first, which is the output (size
+        B * T * (N - 1) * Hp). Empty where segments are computed again.
+    segment : int
+        Steps of a segment: all of them, or less.
+    carried : ndarray, shape (N, B, Hp), or None
+        The states that were carried in before the first step; None where sequences start.
+    checkpoints : ndarray, shape (segments - 1, N, B, Hp), or None
+        The states before each further segment.
+    prepared : Prepared
         Keeps the packed weights alive.
     """
 
     call: np.ndarray
-    slots: np.ndarray
-    cells: np.ndarray
-    sources: np.ndarray
-    panels: object
+    kept: tuple[np.ndarray, ...]
+    segment: int
+    carried: np.ndarray | None
+    checkpoints: np.ndarray | None
+    prepared: Prepared
 
 
 @dataclass(frozen=True)
@@ -142,13 +161,28 @@ class Direction:
         self.index = index
         self.column = column
         self.n_blocks = n_blocks_of(hidden_size)
-        self._slots = np.array([cell.input_slots, cell.recurrent_slots], np.int64)
-        self._spare: list[list[np.ndarray]] = []  # at most one set of buffers
+        self._packing = LayerPacking(cell, input_size, hidden_size)
+        self._template: np.ndarray | None = None
+        self._slot_row = slot_row_of(len(cell.slots), self.n_blocks * LANES)
+        self._n_states = len(cell.states)
+        self._plans: dict[tuple[object, ...], _Plan] = {}
+        self._gradient_plans: dict[int, GradientPlan] = {}
+        self._spare: list[tuple[np.ndarray, ...]] = []  # at most one set of buffers
+        weights = len(cell.gates) * hidden_size * hidden_size
+        self._most_rows = 4 * _MOST_ROWS if weights > _WEIGHTS_FLOATS else _MOST_ROWS
         # Multiply-adds of one step of one sequence.
         self._work = len(cell.gates) * hidden_size * (input_size + hidden_size)
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_spare": []}
+        # What holds addresses is made again.
+        packing = LayerPacking(self.cell, self.input_size, self.hidden_size)
+        return self.__dict__ | {
+            "_packing": packing,
+            "_template": None,
+            "_spare": [],
+            "_plans": {},
+            "_gradient_plans": {},
+        }
 
     def prepare(
         self,
@@ -159,39 +193,43 @@ class Direction:
         unit_constant: np.ndarray | None,
     ) -> Prepared:
         """Pack the parameters (PyTorch's shapes) for the forward pass."""
+        packed, places = self._packing.forward(
+            weight_ih, weight_hh, bias_ih, bias_hh, unit_constant
+        )
+        if self._template is None:
+            self._template = self._make_template()
+        call = self._template.copy()
+        call[_PACKED] = places
+        return Prepared(call, packed)
+
+    def _make_template(self) -> np.ndarray:
+        """Return a call with the fields that depend on the layer alone."""
         cell = self.cell
-        panels = pack_forward(cell, weight_ih, weight_hh, bias_ih, bias_hh, unit_constant)
         stages = [count for _, count in cell.stages]
-        call = make_call(
+        return make_call(
             input_size=self.input_size,
             hidden_size=self.hidden_size,
             n_units=self.hidden_size,
             n_blocks=self.n_blocks,
             n_slots=len(cell.slots),
+            slot_row=self._slot_row,
             first_input=cell.first_input_slot,
             n_inputs=len(cell.gates),
             n_stage=stages[0],
             n_stage_2=sum(stages[1:]),
             reverse=int(self.reverse),
-            input_slots=address(self._slots),
-            recurrent_slots=address(self._slots[1]),
-            bias=address(panels.bias),
-            unit_constant=address(panels.unit_constant),
-            input_panel=address(panels.input_panel),
-            panel=address(panels.panel),
-            panel_2=address(panels.panel_2),
+            input_slots=self._packing.places[0],
+            recurrent_slots=self._packing.places[1],
+            multiply=multiply_address(),
+            nothing=nothing(self.n_blocks * LANES),
         )
-        return Prepared(call, panels)
 
     def prepare_backward(self, weight_ih: np.ndarray, weight_hh: np.ndarray) -> Prepared:
         """Pack the parameters (PyTorch's shapes) for back-propagation."""
-        panels = pack_transposed(self.cell, weight_ih, weight_hh)
-        call = make_call(
-            input_panel_t=address(panels.input_panel_t),
-            panel_t=address(panels.panel_t),
-            panel_t_2=address(panels.panel_t_2),
-        )
-        return Prepared(call, panels)
+        packed, places = self._packing.transposed(weight_ih, weight_hh)
+        call = make_call()
+        call[_PACKED_T] = places
+        return Prepared(call, packed)
 
     def forward(
         self,
@@ -199,9 +237,14 @@ class Direction:
         batch: Batch,
         x: np.ndarray,
         initial: np.ndarray | None,
-        output: np.ndarray,
+        output: np.ndarray | None,
         final: np.ndarray,
-        keep: bool,
+        *,
+        keep: bool = False,
+        segment: int | None = None,
+        carried: np.ndarray | None = None,
+        carried_on: np.ndarray | None = None,
+        first: int = 0,
     ) -> Saved | None:
         """Run the forward pass; fill this direction's part of `output` and `final`.
 
@@ -210,60 +253,53 @@ class Direction:
         x : ndarray, shape (B, T, I)
         initial, final : ndarray, shape (N, layers * directions, B, H)
             No initial state stands for zeros.
-        output : ndarray, shape (B, T, directions * H)
+        output : ndarray, shape (B, T, directions * H), or None
+            None where it is not wanted.
         keep : bool
             Whether to return what back-propagation needs.
+        segment : int, optional
+            Keep the states before every so many steps only.
+        carried : ndarray, shape (N, B, Hp), optional
+            The states before the first step, by position; resets still go back to `initial`.
+        carried_on : ndarray, shape (N, B, Hp), optional
+            Filled with the states after the last step, where nothing is kept. It may be `carried`.
+        first : int
+            The first step, where nothing is kept: `x`, `output` and the resets of `batch` hold the
+            steps from there on, T of them. Forward direction only.
         """
-        cell = self.cell
-        width, n_slots, n_states = (
-            self.n_blocks * LANES,
-            len(cell.slots),
-            len(cell.states),
-        )
         call = prepared.call.copy()
         size, stride = self.hidden_size * batch.size, final[0].size
         start = 4 * self.index * size
         call[:_N_ARRAYS] = (
             address(x),
-            address(output) + 4 * self.column,
-            output.shape[2],
+            0 if output is None else address(output) + 4 * self.column,
+            0 if output is None else output.shape[2],
             0 if initial is None else address(initial) + start,
             address(final) + start,
             stride,
         )
-        _, order, _, lengths = batch.addresses
-        resets = address(batch.resets)
-        call[_BATCH] = (batch.size, batch.time, order, lengths, resets)
-        saved = None
-        if keep:
-            steps = batch.size * batch.time
-            sizes = (
-                steps * n_slots * width,
-                steps * (n_states - 1) * width,
-                steps * width if len(cell.stages) == 2 else 0,
-            )
-            slots, cells, sources = self._buffers(sizes)
-            saved = Saved(call, slots, cells, sources, prepared.panels)
-            call[_KEPT] = (
-                address(saved.slots),
-                address(saved.cells),
-                address(saved.sources),
-            )
-
-        def scratch(call: np.ndarray, rows: int) -> None:
-            chunk = max(rows, min(rows * batch.time, _WORKSPACE_FLOATS // (n_slots * width)))
-            sizes = (
-                ("where", 2 * chunk),
-                ("workspace", chunk * n_slots * width),
-                ("state", (n_states + 1) * rows * width),
-                ("source", rows * width),
-                ("start", n_states * rows * width),
-            )
-            call[FIELD["chunk_rows"]] = chunk
-            place_scratch(call, sizes)
-
-        _run_ranges(cell.forward, call, batch, scratch, batch.steps * self._work)
-        return saved
+        call[_BATCH] = (batch.size, batch.time, *batch.addresses, address(batch.resets))
+        place = address(carried)
+        if not keep:
+            end, after = first + batch.time, address(carried_on)
+            call[_PIECE] = (first, end, first, first, place, after)
+            self._run_forward(call, batch, batch.time)
+            return None
+        longest = batch.longest
+        if segment is None or segment >= longest:
+            kept = self._buffers(batch.size * longest)
+            call[_KEPT] = (address(kept[0]), address(kept[1]))
+            call[_PIECE] = (0, longest, 0, 0, place, 0)
+            self._run_forward(call, batch, longest)
+            return Saved(call, kept, longest, carried, None, prepared)
+        shape = (-(-longest // segment) - 1, *self._carried_shape(batch))
+        checkpoints = aligned_empty(shape)
+        for number, begin in enumerate(range(0, longest, segment)):
+            after = address(checkpoints[number]) if number < shape[0] else 0
+            call[_PIECE] = (begin, min(longest, begin + segment), begin, 0, place, after)
+            self._run_forward(call, batch, segment)
+            place = after
+        return Saved(call, (), segment, carried, checkpoints, prepared)
 
     def backward(
         self,
@@ -274,13 +310,19 @@ class Direction:
         d_final: np.ndarray | None,
         d_initial: np.ndarray,
         d_input: np.ndarray | None,
+        d_weights: tuple[np.ndarray | None, ...],
     ) -> None:
-        """Run back-propagation; fill `d_initial` and `d_input`, turn `saved.slots` into gradients.
+        """Run back-propagation; fill `d_initial`, `d_input` and `d_weights`. Uses `saved` up.
 
-        Shapes are those of the forward pass; `d_input` (B, T, I) must hold zeros past the
-        sequences' ends. No `d_output` or `d_final` stands for zeros.
+        Parameters
+        ----------
+        d_output, d_final, d_initial, d_input : ndarray or None
+            In the shapes of the forward pass; `d_input` (B, T, I) must hold zeros past the
+            sequences' ends. No `d_output` or `d_final` stands for zeros.
+        d_weights : tuple of ndarray
+            Gradients of weight_ih, weight_hh, bias_ih, bias_hh in PyTorch's shapes; biases may be
+            None.
         """
-        width, n_states = self.n_blocks * LANES, len(self.cell.states)
         call = saved.call + prepared.call
         start = 4 * self.index * d_initial[0, 0].size
         call[_GRADIENTS] = (
@@ -290,60 +332,145 @@ class Direction:
             address(d_initial) + start,
             address(d_input),
         )
+        longest, segment, width = batch.longest, saved.segment, self.n_blocks * LANES
+        piece = segment
+        if len(self.cell.stages) == 2:
+            # What the second stage multiplied is not kept, but made again for so many steps.
+            row = batch.size * width
+            piece = min(piece, max(1, _SOURCES_FLOATS // row, batch.longest // _MOST_PIECES))
+            sources = aligned_empty(piece * row)
+        d_carried = None
+        if piece < longest:
+            states, size, _ = self._carried_shape(batch)
+            d_carried = aligned_empty((2 * states, size, width))
+        kept = saved.kept
+        if not kept:
+            kept = self._buffers(batch.size * segment)
+            call[_KEPT] = (address(kept[0]), address(kept[1]))
+        weight_call = call.copy()
+        weight_call[_RESULTS] = tuple(map(address, d_weights))
+        threads = self._threads_for(batch, longest)
+        gradient_plan = self._gradient_plans.get(threads)
+        if gradient_plan is None:
+            gradient_plan = self._gradient_plans[threads] = GradientPlan(weight_call, threads)
+        weights = WeightGradients(weight_call, gradient_plan, piece >= longest)
+        for begin in reversed(range(0, longest, segment)):
+            end = min(longest, begin + segment)
+            carried = address(saved.carried)
+            if saved.checkpoints is not None:
+                if begin:
+                    carried = address(saved.checkpoints[begin // segment - 1])
+                again = saved.call.copy()
+                again[_KEPT] = call[_KEPT]
+                again[_PIECE] = (begin, end, begin, 0, carried, 0)
+                again[_RETURNED] = 0  # the user's by now, and known
+                self._run_forward(again, batch, end - begin)
+            for first in reversed(range(begin, end, piece)):
+                call[_PIECE] = (first, min(end, first + piece), begin, 0, carried, 0)
+                call[FIELD["d_carried"]] = address(d_carried)
+                if len(self.cell.stages) == 2:
+                    call[FIELD["sources"]] = address(sources) - 4 * (first - begin) * row
+                self._run_backward(call, batch, min(piece, end - first))
+                weights.add(_STEPS, call[_STEPS])
+        self._spare[:] = [kept]
 
-        def scratch(call: np.ndarray, rows: int) -> None:
+    def _run_forward(self, call: np.ndarray, batch: Batch, steps: int) -> None:
+        """Run the kernel of the forward pass for a piece of so many steps."""
+        keep = call[_SAVED] != 0
+        threads = self._threads_for(batch, steps)
+        key = ("forward", batch.size, steps, keep, threads)
+        plan = self._plans.get(key)
+        if plan is None:
+            bounds, rows = _ranges(batch.size, self._most_rows, threads)
+            width, n_states = self.n_blocks * LANES, self._n_states
+            chunk = max(rows, min(rows * steps, _WORKSPACE_FLOATS // self._slot_row))
+            sizes = {
+                "where": 2 * chunk,
+                "kept": 2 * chunk,
+                "workspace": 0 if keep else chunk * self._slot_row,
+                "state": n_states * rows * width,
+                "source": rows * width,
+                "start": n_states * rows * width,
+                "discarded": width,
+            }
+            plan = self._remember(key, _Plan(threads, bounds, Scratch(sizes, chunk_rows=chunk)))
+        plan.run(self.cell.forward, call)
+
+    def _run_backward(self, call: np.ndarray, batch: Batch, steps: int) -> None:
+        """Run the kernel of back-propagation for a piece of so many steps."""
+        wants_input = call[_D_INPUT] != 0
+        threads = self._threads_for(batch, steps)
+        key = ("backward", batch.size, steps, wants_input, threads)
+        plan = self._plans.get(key)
+        if plan is None:
+            bounds, rows = _ranges(batch.size, self._most_rows, threads)
+            width = self.n_blocks * LANES
+            size = rows * self._n_states * width
             chunk = max(rows, 64)
-            sizes = (
-                ("where", 2 * chunk),
-                ("start", n_states * rows * width),
-                ("d_state", n_states * rows * width),
-                ("d_start", n_states * rows * width),
-                ("d_slots", rows * len(self.cell.slots) * width),
-            )
-            call[FIELD["chunk_rows"]] = chunk
-            place_scratch(call, sizes)
+            n_inputs = n_blocks_of(self.input_size) * LANES if wants_input else 0
+            sizes = {
+                "where": 2 * chunk,
+                "kept": 2 * chunk,
+                "start": size,
+                "d_state": size,
+                "d_start": size,
+                "d_hidden": rows * width,
+                "d_source": rows * width,
+                "d_rows": chunk * n_inputs,
+            }
+            plan = self._remember(key, _Plan(threads, bounds, Scratch(sizes, chunk_rows=chunk)))
+        plan.run(self.cell.backward, call)
 
-        _run_ranges(self.cell.backward, call, batch, scratch, batch.steps * self._work)
+    def _remember(self, key: tuple[object, ...], plan: _Plan) -> _Plan:
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans.clear()
+        self._plans[key] = plan
+        return plan
 
-    def gradients(
-        self,
-        batch: Batch,
-        saved: Saved,
-        d_weight_ih: np.ndarray,
-        d_weight_hh: np.ndarray,
-        d_bias_ih: np.ndarray | None,
-        d_bias_hh: np.ndarray | None,
-    ) -> None:
-        """Fill the gradients of the parameters, in PyTorch's shapes, after :meth:`backward`."""
-        call = saved.call.copy()
-        rows, _, lengths, _ = batch.addresses
-        call[FIELD["order"]] = rows
-        call[FIELD["lengths"]] = lengths
-        call[_RESULTS] = (
-            address(d_weight_ih),
-            address(d_weight_hh),
-            address(d_bias_ih),
-            address(d_bias_hh),
-        )
-        run_weight_gradients(call, batch.steps)
+    def _threads_for(self, batch: Batch, steps: int) -> int:
+        work = min(batch.steps, batch.size * steps) * self._work
+        return 1 if work < SMALL_WORK else get_num_threads()
 
-    def _buffers(self, sizes: tuple[int, ...]) -> list[np.ndarray]:
-        """Return uninitialised arrays, those of the last tape again where they fit.
+    def states_after(
+        self, batch: Batch, saved: Saved, output: np.ndarray, steps: int
+    ) -> np.ndarray:
+        """Return the states (N, B, Hp) after so many steps of what a forward pass kept.
+
+        For sequences of one length, without segments, before :meth:`backward`.
+        """
+        carried = self.new_carried(batch)
+        columns = slice(self.column, self.column + self.hidden_size)
+        carried[0, :, : self.hidden_size] = output[:, steps - 1, columns]
+        if self._n_states > 1:
+            _, size, width = carried.shape
+            cells = saved.kept[1].reshape(-1, size, self._n_states - 1, width)
+            carried[1:] = cells[steps - 1].transpose(1, 0, 2)
+        return carried
+
+    def new_carried(self, batch: Batch) -> np.ndarray:
+        """Return an array for states that are carried between pieces, (N, B, Hp), of zeros."""
+        carried = aligned_empty(self._carried_shape(batch))
+        carried[...] = 0
+        return carried
+
+    def _carried_shape(self, batch: Batch) -> tuple[int, int, int]:
+        return self._n_states, batch.size, self.n_blocks * LANES
+
+    def _buffers(self, rows: int) -> tuple[np.ndarray, ...]:
+        """Return uninitialised arrays for so many kept rows, those of the last tape if they fit.
 
         Fresh memory costs a page fault every 4 KiB, which for small networks is a good part of a
         training step.
         """
+        width = self.n_blocks * LANES
+        sizes = (rows * self._slot_row, rows * (self._n_states - 1) * width)
         try:
             spare = self._spare.pop()
         except IndexError:
-            spare = []
-        if [array.size for array in spare] == list(sizes):
+            spare = ()
+        if tuple(array.size for array in spare) == sizes:
             return spare
-        return [aligned_empty(size) for size in sizes]
-
-    def release(self, saved: Saved) -> None:
-        """Give the buffers of a tape that is used up back for the next one."""
-        self._spare[:] = [[saved.slots, saved.cells, saved.sources]]
+        return tuple(aligned_empty(size) for size in sizes)
 
 
 def _fields(first: str, last: str) -> slice:
@@ -351,34 +478,53 @@ def _fields(first: str, last: str) -> slice:
 
 
 _N_ARRAYS = FIELD["state_stride"] + 1
+_RETURNED = [FIELD["output"], FIELD["output_stride"], FIELD["final"]]
 _BATCH = _fields("batch", "resets")
-_KEPT = _fields("saved", "sources")
+_KEPT = _fields("saved", "cells")
+_PIECE = _fields("first_step", "carried_on")
+_STEPS = _fields("sources", "carried_on")
 _GRADIENTS = _fields("d_output", "d_input")
 _RESULTS = _fields("d_weight_ih", "d_bias_hh")
 
 
-def _run_ranges(
-    kernel: Callable[..., None],
-    call: np.ndarray,
-    batch: Batch,
-    scratch: Callable[[np.ndarray, int], None],
-    work: int,
-) -> None:
-    """Run a kernel over ranges of the batch, each worker with scratch of its own."""
-    threads = 1 if work < SMALL_WORK else min(get_num_threads(), batch.size)
-    ranges = -(-batch.size // _MOST_ROWS)
+_PACKED = _fields("bias", "panel_2")
+_PACKED_T = _fields("input_panel_t", "panel_t_2")
+_SAVED, _D_INPUT = FIELD["saved"], FIELD["d_input"]
+
+
+def _ranges(size: int, most_rows: int, threads: int) -> tuple[list[int], int]:
+    """Return the bounds of the ranges that a batch is cut into, and the rows of the largest."""
+    threads = min(threads, size)
+    ranges = -(-size // most_rows)
     if threads > 1:
         ranges = -(-max(ranges, threads) // threads) * threads
-    most_rows = -(-batch.size // ranges)
+    # Whole tiles of rows where there are enough of them.
+    unit = 8 if size >= 16 * ranges else 4 if size >= 8 * ranges else 1
+    units = -(-size // unit)
+    bounds = [min(size, unit * (units * i // ranges)) for i in range(ranges + 1)]
+    return bounds, unit * -(-units // ranges)
 
-    def make_worker() -> Callable[[int], None]:
-        mine = call.copy()
-        scratch(mine, most_rows)
 
-        def task(number: int) -> None:
-            begin = batch.size * number // ranges
-            kernel(mine, begin, batch.size * (number + 1) // ranges)
+@dataclass(frozen=True)
+class _Plan:
+    """How a pass over a batch of some size is cut into ranges, and the scratch of a worker."""
 
-        return task
+    threads: int
+    bounds: list[int]
+    scratch: Scratch
 
-    run(make_worker, ranges, threads)
+    def run(self, kernel: Callable[..., None], call: np.ndarray) -> None:
+        """Run a kernel over the ranges; `call` may be changed."""
+        bounds = self.bounds
+        if self.threads == 1:
+            self.scratch.place(call)
+            for begin, end in itertools.pairwise(bounds):
+                kernel(call, begin, end)
+            return
+
+        def make_worker() -> Callable[[int], None]:
+            mine = call.copy()
+            self.scratch.place(mine)
+            return lambda number: kernel(mine, bounds[number], bounds[number + 1])
+
+        run(make_worker, len(bounds) - 1, self.threads)
