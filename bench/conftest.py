@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from bench import machine
-from bench.cases import CELLS, MODES, QUICK_CELLS, QUICK_SIZES, SIZES, Case
-from bench.peers import installed_contenders
+import fastgates
+from fastgates.benchmark import machine
+from fastgates.benchmark.cases import CELLS, DEFAULT_CELLS, MODES, QUICK_SIZES, SIZES, Case
+from fastgates.benchmark.peers import installed_contenders
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Pin the process before any peer is imported."""
     machine.pin_to_one_core()
+    fastgates.set_num_threads(1)
     # What the peers warn about is theirs to mend.
     config.addinivalue_line("filterwarnings", "ignore")
 
@@ -32,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     full = metafunc.config.getoption("--full")
     parameters = [
         pytest.param(case, mode, contender, id=f"{cell}-{_name(case)}-{mode}-{contender.name}")
-        for cell in (CELLS if full else QUICK_CELLS)
+        for cell in (CELLS if full else DEFAULT_CELLS)
         for case in (Case(cell, *size) for size in (SIZES if full else QUICK_SIZES))
         for mode in MODES
         for contender in installed_contenders()
@@ -48,6 +50,6 @@ def _name(case: Case) -> str:
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
     """Put the machine, the versions and the measured limits into the JSON file."""
-    from bench.report import measured_header
+    from fastgates.benchmark.measure import measured_header
 
     machine_info["fastgates_bench"] = measured_header(repeats=60)

@@ -1,4 +1,4 @@
-"""Every cell at the sizes of `bench.cases`, in inference and training, beside the peers."""
+"""Every cell at the sizes of `fastgates bench`, in inference and training, beside the peers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bench.cases import Case, make_data
-from bench.peers import CONTENDERS, Built, Contender, check
+from fastgates.benchmark.cases import Case, make_data
+from fastgates.benchmark.peers import CONTENDERS, Built, Contender, check
 
 
 @functools.lru_cache(maxsize=len(CONTENDERS))
@@ -26,7 +26,7 @@ def _built(contender: Contender, case: Case) -> Built:
     max_time=0.3, min_rounds=5, warmup=True, warmup_iterations=2, disable_gc=True
 )
 def test_cell(benchmark: Any, case: Case, mode: str, contender: Contender) -> None:
-    """Time one contender; results agree with fastgates' within `bench.peers.TOLERANCE`."""
+    """Time one contender; results agree with fastgates' within `peers.TOLERANCE`."""
     built = _built(contender, case)
     call = built.inference if mode == "inference" else built.train
     assert call is not None

@@ -12,11 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 from fastgates._atomic import check_writable, replacing
 from fastgates._extras import require
 
-__all__ = ["check_picture", "demo_picture", "fit_picture"]
+__all__ = ["Shares", "bench_picture", "check_picture", "demo_picture", "fit_picture"]
 
 _FORMATS = ("png", "svg", "pdf", "jpg")
 _GREY = "#8a8a8a"
 _COLOURS = ("#0b6e99", "#c8553d", "#588157", "#7b5ea7")
+_CELL_COLOURS = (*_COLOURS, "#c79a1e", "#5b4636", "#d17ba5")
+_STYLES = {"inference": "-", "training": "--"}
+
+Shares = dict[str, dict[str, list[tuple[int, float, float]]]]
+"""From cell and mode to (hidden size, share of the FMA peak, the share at the floor)."""
 
 
 def check_picture(path: str | os.PathLike[str]) -> None:
@@ -125,6 +130,97 @@ def demo_picture(
     _finish(figure, path)
 
 
+def bench_picture(
+    path: str | os.PathLike[str],
+    speed_ups: Mapping[str, Sequence[tuple[float, float]]],
+    shares: Shares,
+    subject: str,
+    share_title: str,
+) -> None:
+    """Draw speed-ups over the fastest peer against the work, and shares against the hidden size.
+
+    Parameters
+    ----------
+    path : path-like
+        The picture; its ending is the format.
+    speed_ups : mapping of str to sequence of (multiply-adds of a call, speed-up)
+        For each of the modes inference and training.
+    shares : Shares
+        What the gate functions leave possible is drawn where it is lowest of all cells.
+    subject : str
+        Whose speed-ups they are.
+    share_title : str
+        What is the same at all hidden sizes.
+    """
+    figure = _figure(9.25, 3.85)
+    figure.set_facecolor("white")
+    left, right = figure.subplots(1, 2)
+    for colour, marker, (mode, points) in zip(_COLOURS, "o^", speed_ups.items(), strict=False):
+        if points:
+            work, ratio = zip(*points, strict=True)
+            left.plot(
+                work, ratio, marker, color=colour, markersize=3.5, alpha=0.55, markeredgewidth=0,
+                label=mode,
+            )  # fmt: skip
+    left.axhline(1, color="black", linewidth=1)
+    if any(speed_ups.values()):
+        left.set(xscale="log", yscale="log")
+        left.yaxis.set_major_locator(_fixed_ticks(speed_ups))
+        left.yaxis.set_major_formatter("{x:g}")
+        left.yaxis.minorticks_off()
+    else:
+        left.text(0.5, 0.6, "no peer was measured", transform=left.transAxes, ha="center")
+    left.set(
+        title=f"{subject}: times as fast as the fastest peer",
+        xlabel="multiply-adds of a call",
+    )
+    _draw_shares(right, shares)
+    right.set(title=f"share of the FMA peak, {share_title}", xlabel="hidden size", ylim=(0, 1))
+    right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    for axes in (left, right):
+        axes.title.set_fontsize(10)
+    _finish(figure, path)
+
+
+def _draw_shares(axes: Any, shares: Shares) -> None:
+    hidden = sorted({h for each in shares.values() for line in each.values() for h, _, _ in line})
+    for colour, (cell, modes) in zip(_CELL_COLOURS, shares.items(), strict=False):
+        for mode, line in modes.items():
+            style = _STYLES[mode]
+            sizes, values, _ = zip(*line, strict=True)
+            axes.plot(
+                sizes, values, style, color=colour, linewidth=1.4, marker="o", markersize=2.5,
+                label=cell if mode == next(iter(modes)) else None,
+            )  # fmt: skip
+    if not hidden:
+        axes.text(0.5, 0.6, "no shares were measured", transform=axes.transAxes, ha="center")
+        return
+    for mode, style in _STYLES.items():
+        floors = [modes[mode] for modes in shares.values() if mode in modes]
+        lowest = [
+            min((f for line in floors for size, _, f in line if size == h), default=None)
+            for h in hidden
+        ]
+        if floors and None not in lowest:
+            axes.plot(
+                hidden, lowest, style, color=_GREY, linewidth=1.0,
+                label="possible" if mode == "inference" else None,
+            )  # fmt: skip
+    axes.plot([], [], "--", color=_GREY, linewidth=1.4, label="dashed: training")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(hidden, [str(h) for h in hidden])
+    axes.xaxis.minorticks_off()
+
+
+def _fixed_ticks(speed_ups: Mapping[str, Sequence[tuple[float, float]]]) -> Any:
+    from matplotlib.ticker import FixedLocator
+
+    most = max(ratio for points in speed_ups.values() for _, ratio in points)
+    return FixedLocator(
+        [tick for tick in (0.25, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50) if tick <= most]
+    )
+
+
 def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
@@ -134,7 +230,8 @@ def _figure(width: float, height: float) -> Any:
 def _finish(figure: Any, path: str | os.PathLike[str]) -> None:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, ncols=3, fontsize="small")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, ncols=3, fontsize="small")
     with replacing(path) as temporary:
         figure.savefig(temporary, format=_format(path), dpi=130)
 

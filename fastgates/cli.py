@@ -1,4 +1,4 @@
-"""The command ``fastgates``: fit a forecaster to a CSV file, use it, look around, see a demo.
+"""The command ``fastgates``: forecast a column of a CSV file, look around, measure, compile ahead.
 
 Exit codes: 0 done; 2 the input cannot be used (one line on stderr, nothing is overwritten);
 1 training diverged; 130 interrupted.
@@ -19,6 +19,7 @@ from fastgates import _extras
 from fastgates._atomic import check_writable
 from fastgates._modelfile import ModelFileError, require_library
 from fastgates._tables import DataError, format_rows, read_columns, write_columns
+from fastgates.benchmark import command as benchmark
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,6 +122,15 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="versions, CPU, threads, cache, optional packages")
     info.set_defaults(run=_info)
 
+    bench = commands.add_parser(
+        "bench",
+        help="measure speed, against this machine's limits and other packages",
+        description="Measure fastgates on one core: its share of the peak of fused multiply-adds, "
+        "and with --peers the same work in other packages. bench/README.md has the method.",
+    )
+    benchmark.add_arguments(bench)
+    bench.set_defaults(run=benchmark.run)
+
     demo = commands.add_parser(
         "demo",
         help="the four cells on the sunspot series",
@@ -135,6 +145,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--quick", action="store_true", help="one short training for each cell")
     demo.set_defaults(run=_demo)
+
+    warmup = commands.add_parser(
+        "warmup",
+        help="compile cells into the disk cache, for container images and clusters",
+        description="Compile cells now, so that no later process on this type of machine has to. "
+        "Exits with 2 when nothing can be kept on disk.",
+    )
+    warmup.add_argument(
+        "--cells", type=_cell_list, metavar="A,B",
+        help="names such as gru, gru_reset_after, lstm, simplified_gru, rnn; default: all",
+    )  # fmt: skip
+    warmup.add_argument(
+        "--inference-only", action="store_true", help="leave out what only training needs"
+    )
+    warmup.set_defaults(run=_warmup)
     return parser
 
 
@@ -303,6 +328,36 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _warmup(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    import fastgates
+    from fastgates._compile import WarmupError
+
+    cells = arguments.cells or tuple(fastgates.cells.registered())
+    try:
+        with tqdm(
+            total=len(cells), unit=" cells", leave=False, disable=not sys.stderr.isatty()
+        ) as bar:
+            bar.set_description("compiling")
+
+            def advance(name: str) -> None:
+                bar.set_postfix_str(f"{name} done", refresh=False)
+                bar.update()
+
+            done = fastgates.warmup(cells, not arguments.inference_only, progress=advance)
+    except (ValueError, WarmupError) as error:
+        print(f"fastgates: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    what = "inference and training" if done.training else "inference"
+    print(
+        f"{', '.join(done.cells)}: ready for {what}\n"
+        f"{done.compiled} kernels compiled in {done.seconds:.1f} s\n"
+        f"cache: {done.directory} ({done.size / 2**20:.1f} MiB)"
+    )
+    return 0
+
+
 def _check_outputs(inputs: Sequence[str], outputs: Sequence[str | None]) -> None:
     """No output may be an input or another output."""
     taken = {os.path.realpath(path): path for path in inputs}
@@ -387,6 +442,10 @@ def _column_list(text: str) -> list[str]:
     if not all(names):
         raise argparse.ArgumentTypeError(f"column names separated by commas, got {text!r}")
     return names
+
+
+def _cell_list(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _integer(text: str, least: int) -> int:

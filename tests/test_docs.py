@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import shutil
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import toy_cell
 from helpers import ROOT
 
+from fastgates.benchmark import peers
 from fastgates.cli import main
 
 DOCUMENTS = [
@@ -24,7 +26,14 @@ IMPORTS_OF_PARITY = {"torch"}
 IMPORTS_OF_OTHERS = {"statsmodels"}
 
 # Options that make a command quick; where an option is given twice, the last one counts.
-QUICK = {"fit": ["--epochs", "2"], "demo": ["--quick"]}
+QUICK = {
+    "fit": ["--epochs", "2"],
+    "demo": ["--quick"],
+    "warmup": ["--cells", "rnn"],
+    "bench": shlex.split(
+        "--cells rnn --sizes 2,3,2,4 --random 0 --sections sizes --rounds 1 --seconds 1e-4"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,17 @@ def test_python_with_torch(document):
     run_snippets(document, leave_out=IMPORTS_OF_OTHERS)
 
 
-@pytest.mark.usefixtures("elnino_csv")
+@pytest.fixture
+def documents(elsewhere, monkeypatch):
+    """Copies of the documents that a command writes into; and no peers."""
+    for folder in ("bench", "docs"):
+        (elsewhere / folder).mkdir()
+    for name in ("README.md", "bench/README.md"):
+        shutil.copy(ROOT / name, elsewhere / name)
+    monkeypatch.setattr(peers, "PEERS", ())
+
+
+@pytest.mark.usefixtures("elnino_csv", "documents")
 @pytest.mark.parametrize("document", named(filter(commands, DOCUMENTS)))
 def test_commands(document, capsys):
     for arguments in commands(document):

@@ -1,7 +1,7 @@
 """The machine a benchmark runs on: pinned to one core, described in words.
 
-``pin_to_one_core`` has to run before a peer is imported: thread pools are sized at import,
-from the affinity of the process and from these environment variables.
+`one_core` has to be entered before a peer is imported: thread pools are sized at import, from the
+affinity of the process and from these environment variables.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ import importlib.metadata
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from fastgates._version import __version__
 
 #: Variables read by the peers when they are imported, all meaning "one thread".
 SINGLE_THREAD_ENVIRONMENT = {
@@ -39,6 +43,10 @@ DISTRIBUTIONS = (
 )
 
 
+class CoreError(ValueError):
+    """The process may not run on the core asked for."""
+
+
 def pin_to_one_core(core: int | None = None) -> int | None:
     """Pin this process to one core and tell the peers to use one thread.
 
@@ -56,7 +64,7 @@ def pin_to_one_core(core: int | None = None) -> int | None:
 
     Raises
     ------
-    ValueError
+    CoreError
         If the process may not run on `core`.
     """
     os.environ.update(SINGLE_THREAD_ENVIRONMENT)
@@ -67,9 +75,40 @@ def pin_to_one_core(core: int | None = None) -> int | None:
         chosen = os.environ.get("FASTGATES_BENCH_CORE")
         core = int(chosen) if chosen else max(allowed)
     if core not in allowed:
-        raise ValueError(f"core must be one of {sorted(allowed)}, got {core}")
+        raise CoreError(f"core must be one of {sorted(allowed)}, got {core}")
     os.sched_setaffinity(0, {core})
     return core
+
+
+@contextmanager
+def one_core(core: int | None = None) -> Iterator[int | None]:
+    """Pin to one core and use one thread during a block; give everything back at its end.
+
+    Parameters and errors are those of `pin_to_one_core`, and so is what the block is given.
+    """
+    import fastgates
+
+    environment = dict(os.environ)
+    threads = fastgates.get_num_threads()
+    allowed = allowed_cores()
+    try:
+        chosen = pin_to_one_core(core)
+        fastgates.set_num_threads(1)
+        yield chosen
+    finally:
+        fastgates.set_num_threads(threads)
+        for name in SINGLE_THREAD_ENVIRONMENT:
+            if name in environment:
+                os.environ[name] = environment[name]
+            else:
+                os.environ.pop(name, None)
+        if allowed:
+            os.sched_setaffinity(0, allowed)
+
+
+def allowed_cores() -> set[int]:
+    """Return the cores that this process may run on; empty where the system does not say."""
+    return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set()
 
 
 def cpu_name() -> str:
@@ -102,11 +141,7 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     if "fastgates" not in found:
-        try:
-            import fastgates
-        except ImportError:
-            return found
-        found = {"fastgates": str(getattr(fastgates, "__version__", "source tree")), **found}
+        found = {"fastgates": __version__, **found}
     return found
 
 

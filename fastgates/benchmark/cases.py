@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -60,14 +62,44 @@ SIZES: tuple[Size, ...] = (
     (32, 64, 64, 512),
 )
 
-#: The selection of ``pytest bench/`` and ``python -m bench.report --quick``.
+#: The selection of ``--quick`` and of ``pytest bench/``.
 QUICK_SIZES: tuple[Size, ...] = (
     (1, 64, 4, 16),
     (1, 256, 16, 128),
     (32, 100, 8, 32),
     (64, 128, 16, 64),
 )
-QUICK_CELLS = ("rnn", "simplified_gru", "gru", "gru_reset_after", "lstm")
+
+#: What is measured without ``--cells``.
+DEFAULT_CELLS = ("rnn", "simplified_gru", "gru", "gru_reset_after", "lstm")
+
+#: The share of the FMA peak is shown for these hidden sizes at this batch, time and input.
+SHARE_HIDDEN = (16, 32, 64, 128, 256, 512)
+QUICK_SHARE_HIDDEN = (16, 64, 256)
+SHARE_SIZE = (32, 128, 64)
+
+#: One sequence, step after step: the latency of a step is the time divided by the steps.
+LATENCY_SIZES: tuple[Size, ...] = ((1, 1000, 8, 32), (1, 1000, 8, 128))
+
+#: The axes of the grid: batch, time, input, hidden.
+AXES = (
+    (1, 2, 7, 32, 100, 256),
+    (1, 16, 128, 1000),
+    (1, 8, 64, 300),
+    (5, 8, 16, 24, 32, 50, 64, 100, 128, 256, 512),
+)
+
+#: The grid has one sweep along each axis through each of these.
+CENTRES: tuple[Size, ...] = (
+    (1, 128, 8, 32),
+    (*SHARE_SIZE, 64),
+    (100, 16, 64, 256),
+)
+
+#: A size of the grid needs at most so many multiply-adds for one training call of an LSTM, and so
+#: many numbers in its input and output.
+MOST_WORK = 2e10
+MOST_NUMBERS = 4e7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,3 +188,65 @@ def make_data(case: Case, seed: int = 0) -> Data:
     x = rng.standard_normal((case.batch, case.time, case.input), dtype=np.float32)
     d_output = rng.standard_normal((case.batch, case.time, case.hidden), dtype=np.float32)
     return Data(weights, x, d_output)
+
+
+def share_sizes(hidden: tuple[int, ...] = SHARE_HIDDEN) -> list[Size]:
+    """Return the sizes of the table of shares."""
+    return [(*SHARE_SIZE, each) for each in hidden]
+
+
+def affordable(size: Size) -> Size:
+    """Return `size` with the longest time of the grid, up to its own, that is affordable.
+
+    ``MOST_WORK`` and ``MOST_NUMBERS`` are the limits; a single step is always affordable.
+    """
+    batch, longest, inputs, hidden = size
+    for time in sorted(AXES[1], reverse=True):
+        if time > longest:
+            continue
+        case = Case("lstm", batch, time, inputs, hidden)
+        numbers = batch * time * (inputs + hidden)
+        if case.product_flops("training") <= 2 * MOST_WORK and numbers <= MOST_NUMBERS:
+            return case.size
+    return batch, 1, inputs, hidden
+
+
+def grid() -> list[Size]:
+    """Return the thinned grid: its corners, and sweeps along each axis through the centres.
+
+    A size that is not `affordable` has fewer time steps, so that no corner is lost.
+    """
+    batches, times, inputs, hiddens = AXES
+    sizes = [
+        (batches[b], times[t], inputs[i], hiddens[h])
+        for b, t, i, h in itertools.product((0, -1), repeat=4)
+    ]
+    for batch, time, input_, hidden in CENTRES:
+        sizes += [(each, time, input_, hidden) for each in batches]
+        sizes += [(batch, each, input_, hidden) for each in times]
+        sizes += [(batch, time, each, hidden) for each in inputs]
+        sizes += [(batch, time, input_, each) for each in hiddens]
+    return list(dict.fromkeys(map(affordable, sizes)))
+
+
+def random_cases(cells: Sequence[str], count: int, seed: int) -> list[Case]:
+    """Return `count` different cases drawn from `cells` and the whole grid.
+
+    Parameters
+    ----------
+    cells : sequence of str
+        Keys of `CELLS`.
+    count : int
+        At most the number of different cases that were found in 100 `count` draws.
+    seed : int
+        The same seed gives the same cases.
+    """
+    rng = np.random.default_rng(seed)
+    cases: dict[Case, None] = {}
+    for _ in range(100 * count):
+        if len(cases) == count:
+            break
+        b, t, i, h = (int(rng.choice(axis)) for axis in AXES)
+        cell = cells[int(rng.integers(len(cells)))]
+        cases[Case(cell, *affordable((b, t, i, h)))] = None
+    return list(cases)

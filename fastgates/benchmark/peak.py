@@ -4,8 +4,6 @@
 that fastgates uses. Nothing is loaded or stored inside its loop, so this is the number that no
 matrix product can exceed. `gate_nanoseconds` runs fastgates' tanh and sigmoid over an array that
 stays in the first-level cache.
-
-``python -m bench.peak`` prints both.
 """
 
 from __future__ import annotations
@@ -16,10 +14,9 @@ from collections.abc import Callable
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
-from bench import machine
-from fastgates._simd import HAS_FMA, LANES, float_pointer, fma, load, splat, store
+from fastgates._jit import STAMP, kernel
+from fastgates._simd import LANES, float_pointer, fma, load, splat, store
 from fastgates._vecmath import sigmoid, tanh
 
 #: Independent chains in `_chains`. Two units with a latency of four cycles need eight; twelve
@@ -30,9 +27,9 @@ _CHAINS = 12
 _ARRAY = 2048
 
 
-@njit(nogil=True)
+@kernel
 @no_type_check
-def _chains(trips, seed, target):
+def _chains(trips, seed, target, stamp=STAMP):
     """Do `trips` multiply-adds on each of `_CHAINS` registers; store their sum at `target`."""
     factor, addend = splat(seed), splat(seed)
     a = splat(seed)  # the chains start apart, or the compiler would keep only one of them
@@ -63,9 +60,9 @@ def _chains(trips, seed, target):
     store(float_pointer(target), 0, a + b + c + d + e + f + g + h + i + j + k + m)
 
 
-@njit(nogil=True)
+@kernel
 @no_type_check
-def _tanh_loop(trips, source, target):
+def _tanh_loop(trips, source, target, stamp=STAMP):
     """Apply tanh to the array at `source` and write to `target`, then the other way round."""
     p, q = float_pointer(source), float_pointer(target)
     for trip in range(trips):
@@ -74,9 +71,9 @@ def _tanh_loop(trips, source, target):
             store(y, i, tanh(load(x, i)))
 
 
-@njit(nogil=True)
+@kernel
 @no_type_check
-def _sigmoid_loop(trips, source, target):
+def _sigmoid_loop(trips, source, target, stamp=STAMP):
     """Apply sigmoid to the array at `source` and write to `target`, then the other way round."""
     p, q = float_pointer(source), float_pointer(target)
     for trip in range(trips):
@@ -142,21 +139,11 @@ def limits(repeats: int = 20) -> Limits:
     return Limits(fma_peak(repeats), *gate_nanoseconds(repeats))
 
 
-def _best_seconds(kernel: Callable[..., object], repeats: int, *arguments: object) -> float:
-    kernel(*arguments)
+def _best_seconds(loop: Callable[..., object], repeats: int, *arguments: object) -> float:
+    loop(*arguments)
     best = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()
-        kernel(*arguments)
+        loop(*arguments)
         best = min(best, time.perf_counter() - start)
     return best
-
-
-if __name__ == "__main__":
-    machine.pin_to_one_core()
-    found = limits(100)
-    print(f"{machine.cpu_name()}, Numba target {machine.numba_target()}")
-    print(f"{LANES} lanes, {'with' if HAS_FMA else 'without'} fused multiply-add")
-    print(f"FMA peak of one core   {found.gflops:8.1f} GFLOP/s")
-    print(f"tanh                   {found.tanh:8.3f} ns a value")
-    print(f"sigmoid                {found.sigmoid:8.3f} ns a value")

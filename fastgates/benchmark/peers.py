@@ -8,7 +8,7 @@ compares two built contenders with each other, so that nobody times a wrong comp
 
 Each one gets the layout of sequences that it prefers: (batch, time, input) for fastgates,
 (time, batch, input) for the peers. Packages are imported only by the adapter that needs them,
-after ``machine.pin_to_one_core``.
+inside ``machine.one_core``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bench.cases import CELLS, LEAK, Array, Case, Data
+from fastgates.benchmark.cases import CELLS, LEAK, Array, Case, Data
 
 #: Largest difference from the reference, relative to the reference's largest entry (or 1).
 TOLERANCE = 1e-4
@@ -84,7 +84,23 @@ class Fastgates:
         return cell in CELLS
 
     def build(self, case: Case, data: Data) -> Built | None:
-        """Make a layer and load the weights."""
+        """Make a layer."""
+        layer = self.layer(case, data)
+        x, d_output = data.x, data.d_output
+
+        def train() -> Any:
+            _, _, tape = layer.forward(x, training=True)
+            return layer.backward(tape, d_output, input_gradient=False)
+
+        return Built(
+            inference=lambda: layer(x),
+            train=train,
+            output_of=lambda result: result[0],
+            gradients_of=lambda gradients: gradients.parameters,
+        )
+
+    def layer(self, case: Case, data: Data) -> Any:
+        """Return the case's layer with the given weights."""
         import fastgates as fg
 
         sizes = case.input, case.hidden
@@ -105,20 +121,9 @@ class Fastgates:
             case "lstm":
                 layer = fg.LSTM(*sizes)
             case _:
-                return None
+                raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {case.cell!r}")
         layer.load_state_dict(data.weights)
-        x, d_output = data.x, data.d_output
-
-        def train() -> Any:
-            _, _, tape = layer.forward(x, training=True)
-            return layer.backward(tape, d_output, input_gradient=False)
-
-        return Built(
-            inference=lambda: layer(x),
-            train=train,
-            output_of=lambda result: result[0],
-            gradients_of=lambda gradients: gradients.parameters,
-        )
+        return layer
 
 
 class Torch:
@@ -232,7 +237,7 @@ class OnnxRuntime:
         """Make a session."""
         if not self.supports(case.cell, "inference"):
             return None
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -267,7 +272,7 @@ class OpenVino:
         """Compile the model for the CPU, with input and output arrays shared."""
         if not self.supports(case.cell, "inference"):
             return None
-        import openvino  # type: ignore[import-untyped]
+        import openvino
 
         core = openvino.Core()
         settings = {
@@ -294,6 +299,8 @@ class Jax:
     Of the ways to write the step, XLA makes the fastest code from a single product
     ``[x, h] @ W`` in inference and from two products in training; a product over all time steps
     ahead of the scan, the usual advice, was up to eight times slower. Each mode gets its best.
+    The initial state is an argument: a constant zero would let XLA leave out the first product,
+    which at a single step is most of the work.
     """
 
     name = "jax"
@@ -317,12 +324,15 @@ class Jax:
         x = jnp.asarray(_time_major(data.x))
         d_output = jnp.asarray(_time_major(data.d_output))
 
-        def forward(weights: dict[str, Any], x: Any) -> Any:
-            step, state = _jax_step(case, weights, one_product=True)
+        zeros = jnp.zeros((case.batch, case.hidden), jnp.float32)
+        state = (zeros, zeros) if case.cell == "lstm" else zeros
+
+        def forward(weights: dict[str, Any], x: Any, state: Any) -> Any:
+            step = _jax_step(case, weights, one_product=True)
             return jax.lax.scan(step, state, x)[1]
 
-        def loss(weights: dict[str, Any], x: Any, d_output: Any) -> Any:
-            step, state = _jax_step(case, weights, one_product=False)
+        def loss(weights: dict[str, Any], x: Any, d_output: Any, state: Any) -> Any:
+            step = _jax_step(case, weights, one_product=False)
             return jnp.vdot(jax.lax.scan(step, state, x)[1], d_output)
 
         inference = jax.jit(forward)
@@ -332,17 +342,15 @@ class Jax:
             return {name: np.asarray(gradient).T for name, gradient in result[1].items()}
 
         return Built(
-            inference=lambda: jax.block_until_ready(inference(weights, x)),
-            train=lambda: jax.block_until_ready(train(weights, x, d_output)),
+            inference=lambda: jax.block_until_ready(inference(weights, x, state)),
+            train=lambda: jax.block_until_ready(train(weights, x, d_output, state)),
             output_of=lambda result: _batch_major(np.asarray(result)),
             gradients_of=gradients_of,
         )
 
 
-def _jax_step(
-    case: Case, weights: dict[str, Any], *, one_product: bool
-) -> tuple[Callable[..., Any], Any]:
-    """Return the step function of a cell, from (state, x_t) to (state, h_t), and its zero state."""
+def _jax_step(case: Case, weights: dict[str, Any], *, one_product: bool) -> Callable[..., Any]:
+    """Return the step function of a cell, from (state, x_t) to (state, h_t)."""
     import jax
     import jax.numpy as jnp
 
@@ -398,7 +406,7 @@ def _jax_step(
         h = sigmoid(o) * tanh(c)
         return (h, c), h
 
-    steps = {
+    steps: dict[str, Callable[..., Any]] = {
         "rnn": rnn,
         "rnn_relu": rnn_relu,
         "leaky_rnn": leaky_rnn,
@@ -407,12 +415,14 @@ def _jax_step(
         "gru_reset_after": gru_reset_after,
         "lstm": lstm,
     }
-    zeros = jnp.zeros((case.batch, H), jnp.float32)
-    return steps[case.cell], (zeros, zeros) if case.cell == "lstm" else zeros
+    return steps[case.cell]
 
+
+SUBJECT = Fastgates()
+PEERS: tuple[Contender, ...] = (Torch(), OnnxRuntime(), OpenVino(), Jax())
 
 #: In the order of the table's columns; fastgates, the first, is the reference of the checks.
-CONTENDERS: tuple[Contender, ...] = (Fastgates(), Torch(), OnnxRuntime(), OpenVino(), Jax())
+CONTENDERS: tuple[Contender, ...] = (SUBJECT, *PEERS)
 
 
 def installed_contenders() -> list[Contender]:

@@ -1,1 +1,0 @@
-"""Benchmarks of fastgates against its peers; see ``bench/README.md``."""
