@@ -50,15 +50,16 @@ def real_array(name: str, value: Any, shape: Sequence[Axis], *, copy: bool = Fal
         raise ValueError(f"{name} must be an array of numbers: {error}") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    sizes = array.shape
-    axes = list(shape)
+    sizes, axes = array.shape, shape
     if axes[0] == "...":
         axes = axes[1:]
         sizes = sizes[max(0, len(sizes) - len(axes)) :]
-    if len(sizes) != len(axes) or any(
-        not isinstance(axis, str) and axis[1] != size
-        for axis, size in zip(axes, sizes, strict=True)
-    ):
+    fits = len(sizes) == len(axes)
+    if fits:
+        for axis, size in zip(axes, sizes, strict=True):
+            if axis.__class__ is not str and axis[1] != size:
+                fits = False
+    if not fits:
         parts = [axis if isinstance(axis, str) else f"{axis[0]}={axis[1]}" for axis in shape]
         wanted = ", ".join(parts) + ("," if len(parts) == 1 else "")
         raise ValueError(f"{name} must have shape ({wanted}), got {array.shape}")

@@ -134,6 +134,7 @@ class Recurrent(Module):
                 shapes[f"bias_ih_{suffix}"] = (rows,)
                 shapes[f"bias_hh_{suffix}"] = (rows,)
         super().__init__(shapes)
+        self._views: dict[str, np.ndarray] | None = None
         self._names: dict[int, tuple[str, ...]] = {}  # of each direction's parameters
         self._packed: tuple[int, list[passes.Prepared]] | None = None
         self._transposed: tuple[int, list[passes.Prepared]] | None = None
@@ -151,7 +152,7 @@ class Recurrent(Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights hold addresses: a copy packs its own.
-        return self.__dict__ | {"_packed": None, "_transposed": None}
+        return self.__dict__ | {"_packed": None, "_transposed": None, "_views": None}
 
     def _suffix(self, direction: passes.Direction) -> str:
         layer, reverse = divmod(direction.index, self.num_directions)
@@ -169,11 +170,17 @@ class Recurrent(Module):
         biases = by_name.get(names[2]), by_name.get(names[3])
         return by_name[names[0]], by_name[names[1]], *biases
 
+    def _values(self) -> dict[str, np.ndarray]:
+        """Return views of the parameters by name; the vector behind them is always the same."""
+        if self._views is None:
+            self._views = split(self._vector, self._shapes)
+        return self._views
+
     def _prepared(self) -> list[passes.Prepared]:
         """Return the packed weights of each direction, packed anew after a change."""
         packed, version = self._packed, self._version
         if packed is None or packed[0] != version:
-            values = split(self._vector, self._shapes)
+            values = self._values()
             prepared = [
                 direction.prepare(*self._weights(values, direction), self._unit_constant)
                 for direction in self._directions
@@ -184,7 +191,7 @@ class Recurrent(Module):
     def _prepared_backward(self) -> list[passes.Prepared]:
         packed, version = self._transposed, self._version
         if packed is None or packed[0] != version:
-            values = split(self._vector, self._shapes)
+            values = self._values()
             prepared = [
                 direction.prepare_backward(*self._weights(values, direction)[:2])
                 for direction in self._directions

@@ -292,6 +292,7 @@ class Scratch:
         self._fields = slice(min(places), max(places) + 1)
         self._values = np.zeros(max(places) + 1 - min(places), np.int64)
         self._is_place = np.zeros_like(self._values)
+        self._placed = (0, self._values)  # the last start, and the values there
         self._floats = 0
         for name, size in sizes.items():
             self._values[FIELD[name] - min(places)] = 4 * self._floats
@@ -302,4 +303,8 @@ class Scratch:
 
     def place(self, call: np.ndarray, start: int = 0) -> None:
         """Give the fields of a call places from `start` on, or in scratch of the calling thread."""
-        call[self._fields] = self._is_place * (start or _arena(self._floats)) + self._values
+        start = start or _arena(self._floats)
+        placed = self._placed
+        if placed[0] != start:
+            placed = self._placed = (start, self._is_place * start + self._values)
+        call[self._fields] = placed[1]
