@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import cells as registry
-from ._jit import cache_directory, cache_problem
+from ._jit import CACHE_DIRECTORY_ASKED, cache_directory, cache_problem
 from ._threads import get_num_threads
 from .dense import Dense
 from .layers import Recurrent
@@ -147,11 +147,15 @@ def _checked_names(cells: str | Iterable[str] | None) -> tuple[str, ...]:
 
 
 def _check_cache() -> None:
+    found = Path(str(cache_directory()))
     problem = cache_problem()
-    wanted, found = os.environ.get("FASTGATES_CACHE_DIR"), cache_directory()
-    if problem is None and wanted and not Path(str(found)).is_relative_to(os.path.abspath(wanted)):
+    if (
+        problem is None
+        and CACHE_DIRECTORY_ASKED is not None
+        and not found.is_relative_to(CACHE_DIRECTORY_ASKED)
+    ):
         # Numba takes the next place that it knows, which is fine for a call, but no warm-up.
-        problem = f"FASTGATES_CACHE_DIR={wanted} cannot be written"
+        problem = f"{CACHE_DIRECTORY_ASKED} (FASTGATES_CACHE_DIR) cannot be written"
     if problem is not None:
         raise WarmupError(f"nothing to warm up: {problem}")
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property, partial, update_wrapper
+from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,18 @@ import numba
 import numpy as np
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
+from numba.core.runtime import rtsys
 
-__all__ = ["INT0", "STAMP", "cache_directory", "cache_problem", "helper", "kernel", "kernels"]
+__all__ = [
+    "CACHE_DIRECTORY_ASKED",
+    "INT0",
+    "STAMP",
+    "cache_directory",
+    "cache_problem",
+    "helper",
+    "kernel",
+    "kernels",
+]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -57,20 +68,32 @@ STAMP = _hash_of_sources()
 INT0 = np.int64(0)
 
 _kernels: dict[str, Any] = {}
+_making = threading.RLock()  # around what looks at Numba's configuration
+
+
+def _forget_lock() -> None:
+    """In a forked child: the thread that holds the lock stayed in the parent."""
+    global _making
+    _making = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
+_directory = os.environ.get("FASTGATES_CACHE_DIR")
+CACHE_DIRECTORY_ASKED = os.path.abspath(_directory) if _directory else None
 _cache_wanted = os.environ.get("FASTGATES_CACHE", "1") != "0"
 _cache_problem: str | None = None if _cache_wanted else "FASTGATES_CACHE=0 turns the cache off"
 
 
 @contextmanager
 def _numba_cache_directory() -> Iterator[None]:
-    """Let Numba place caches below ``FASTGATES_CACHE_DIR`` while a kernel is being declared."""
-    wanted = os.environ.get("FASTGATES_CACHE_DIR")
-    if not wanted:
+    """Let Numba place a cache below ``FASTGATES_CACHE_DIR`` while a dispatcher is being made."""
+    if CACHE_DIRECTORY_ASKED is None:
         yield
         return
     config: Any = numba.config
     before = config.CACHE_DIR
-    config.CACHE_DIR = os.path.abspath(wanted)
+    config.CACHE_DIR = CACHE_DIRECTORY_ASKED
     try:
         yield
     finally:
@@ -106,29 +129,6 @@ def _tolerate_errors(method: Callable[..., Any]) -> Callable[..., Any]:
             return None
 
     return tolerant
-
-
-def kernel(function: Callable[..., Any]) -> Any:
-    """Declare a kernel that Python calls: compiled at its first call, cached on disk.
-
-    The last parameter of `function` must be ``stamp=STAMP`` (see the module's docstring).
-    """
-    njit: Any = partial(numba.njit, pipeline_class=_KernelCompiler)
-    dispatcher = None
-    if _cache_wanted:
-        try:
-            with _numba_cache_directory():
-                dispatcher = njit(function, cache=True, **_OPTIONS)
-        except RuntimeError as error:  # Numba found no directory that it may write to
-            _stop_caching(error)
-        else:
-            cache: Any = dispatcher._cache  # type: ignore[attr-defined]
-            cache.load_overload = _tolerate_errors(cache.load_overload)
-            cache.save_overload = _tolerate_errors(cache.save_overload)
-    if dispatcher is None:
-        dispatcher = njit(function, **_OPTIONS)
-    _kernels[f"{function.__module__}.{function.__qualname__}"] = dispatcher
-    return dispatcher
 
 
 class _Part(JITCodeLibrary):  # type: ignore[misc]
@@ -201,19 +201,52 @@ class _HelperCompiler(_KernelCompiler):
         self.state.library = _Part(target.codegen(), "fastgates_helper")
 
 
-class _Helper:
-    """A function that only kernels call; Numba's object for it is made when a kernel asks.
+def _load(cache: Any, signature: Any, target: Any) -> Any:
+    """Return a kernel from the disk cache, or None where it is not there.
 
-    That is when a kernel is compiled: a process that finds its kernels on disk, as most do, would
-    make some sixty of them in vain, which took longer than all other work of the import.
+    Numba's own ``load_overload`` first gets ready to compile: it imports SciPy's linear algebra for
+    BLAS and registers the implementation of all that it knows, which takes ten times as long as to
+    load a kernel. Machine code asks for the run-time library only; should a kernel be compiled
+    after all, Numba's compiler gets ready by itself.
+    """
+    rtsys.initialize(target)
+    with cache._guard_against_spurious_io_errors():
+        return cache._load_overload(signature, target)
+
+
+class _Lazy:
+    """A function whose Numba object, its dispatcher, is made when it is first asked for.
+
+    Most processes find their few kernels on disk and need no helper at all: to make the eighty
+    dispatchers of the package in vain would take longer than all else in its import.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.py_func = function
-        update_wrapper(self, function)  # type: ignore[arg-type]
+        wrapper: Any = self
+        update_wrapper(wrapper, function)
 
-    @cached_property
-    def _dispatcher(self) -> Any:
+    def _make(self) -> Any:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "dispatcher":
+            if name.startswith("__"):  # what copy, pickle and inspect try
+                raise AttributeError(name)
+            return getattr(self.dispatcher, name)
+        with _making:
+            if name not in self.__dict__:
+                self.__dict__[name] = self._make()
+        return self.__dict__[name]
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What Numba asks an object for that it meets in a function's globals."""
+        return self.dispatcher._numba_type_
+
+
+class _Helper(_Lazy):
+    def _make(self) -> Any:
         njit: Any = numba.njit  # whose type lists only the usual options
         return njit(
             self.py_func,
@@ -224,15 +257,41 @@ class _Helper:
             **_OPTIONS,
         )
 
-    @property
-    def _numba_type_(self) -> Any:
-        """What Numba asks an object for that it meets in a function's globals."""
-        return self._dispatcher._numba_type_
+
+class _Kernel(_Lazy):
+    def _make(self) -> Any:
+        njit: Any = partial(numba.njit, pipeline_class=_KernelCompiler, **_OPTIONS)
+        if _cache_wanted:
+            try:
+                with _numba_cache_directory():
+                    dispatcher = njit(self.py_func, cache=True)
+            except RuntimeError as error:  # Numba found no directory that it may write to
+                _stop_caching(error)
+            else:
+                cache: Any = dispatcher._cache
+                cache.load_overload = _tolerate_errors(partial(_load, cache))
+                cache.save_overload = _tolerate_errors(cache.save_overload)
+                return dispatcher
+        return njit(self.py_func)
+
+    def __call__(self, *arguments: Any) -> Any:
+        # Where a microsecond counts, callers take `dispatcher` themselves.
+        return self.dispatcher(*arguments)
 
 
 def helper(function: Callable[..., Any]) -> Any:
     """Declare a function that only kernels call; its machine code is part of theirs."""
     return _Helper(function)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Declare a kernel that Python calls: compiled at its first call, cached on disk.
+
+    The last parameter of `function` must be ``stamp=STAMP`` (see the module's docstring).
+    """
+    declared = _Kernel(function)
+    _kernels[f"{function.__module__}.{function.__qualname__}"] = declared
+    return declared
 
 
 def kernels() -> dict[str, Any]:

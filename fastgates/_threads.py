@@ -13,8 +13,11 @@ import math
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["SMALL_WORK", "get_num_threads", "run", "set_num_threads"]
 
@@ -97,6 +100,8 @@ def set_num_threads(n: int) -> None:
 
 
 def _get_pool(size: int) -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor  # here, for a quick import of the package
+
     global _pool, _pool_size
     with _lock:
         if _pool is None or _pool_size < size:
@@ -135,7 +140,7 @@ def run(make_worker: Callable[[], Callable[[int], None]], count: int, threads: i
         pool = _get_pool(max(wanted, _num_threads - 1))
         for _ in range(wanted):
             helpers.append(pool.submit(work))
-    except RuntimeError:  # the interpreter is shutting down, or the pool was just replaced
+    except (RuntimeError, ImportError):  # the interpreter ends, or the pool was just replaced
         pass
     try:
         work()

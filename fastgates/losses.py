@@ -6,8 +6,12 @@ and returned as a Python float; the gradient is float32, as ``backward`` of a la
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["cross_entropy", "mse"]
 

@@ -13,16 +13,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgates.clipping import HasParameterVector
 
-__all__ = ["SGD", "Adam"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-Vector = NDArray[np.float32]
+    Vector = NDArray[np.float32]
+
+__all__ = ["SGD", "Adam"]
 
 
 class Module(Protocol):

@@ -97,6 +97,41 @@ def test_second_process_hits_for_every_cell():
     assert_all_hit(run_all(*names, env=env))
 
 
+def test_first_call_from_the_cache_does_not_load_the_compiler():
+    """Numba would import half of itself, and SciPy for BLAS, to load a kernel from the disk."""
+    code = """
+        import sys
+        import fastgates as fg
+
+        fg.RNN(1, 1, seed=0)([[[0.5]]])
+        for name in ("scipy.linalg", "numba.np.linalg", "numba.typed.typeddict"):
+            print(name in sys.modules)
+    """
+    env = {"FASTGATES_CACHE": None}
+    run_python(code, env=env)  # fills the cache
+    assert run_python(code, env=env).stdout.split() == ["False"] * 3
+
+
+def test_kernels_compiled_and_loaded_meet(tmp_path):
+    """A kernel from the disk first, then others that are compiled in the same process."""
+    env = {"FASTGATES_CACHE_DIR": tmp_path / "kernels", "FASTGATES_CACHE": None}
+    run_python("import fastgates as fg; fg.RNN(1, 1, seed=0)([[[0.5]]])", env=env)
+    run_python(
+        """
+        from fastgates import _jit, cells
+        from helpers import CELLS, make_problem
+
+        problem = make_problem(CELLS[0])
+        problem.layer(problem.x)
+        problem.check()
+        cell = cells.get("rnn")
+        assert sum(cell.forward.stats.cache_hits.values()) == 1
+        assert sum(cell.backward.stats.cache_misses.values()) == 1
+        """,
+        env=env,
+    )
+
+
 def test_edited_helper_is_compiled_again(tmp_path, copied_package):
     """The kernel's own file stays the same; the file of a helper that it calls changes."""
     env = {"FASTGATES_CACHE_DIR": tmp_path / "kernels", "FASTGATES_CACHE": None}
@@ -204,13 +239,15 @@ def test_off_says_nothing_where_nothing_can_be_written(tmp_path, copied_package)
 
 
 def test_directory_that_goes_away(tmp_path):
-    """A cache that becomes unusable after the import costs one warning, not the call."""
+    """A cache that becomes unusable after it was found costs one warning, not the call."""
     run_python(
         """
         import os, shutil, sys, warnings
         import numpy as np
         import fastgates as fg
+        from fastgates import _jit
 
+        assert _jit.cache_directory() is not None
         shutil.rmtree(sys.argv[1])
         open(sys.argv[1], "w").close()
         with warnings.catch_warnings(record=True) as caught:

@@ -44,6 +44,25 @@ def test_compiles_nothing():
     assert result.stderr == ""
 
 
+def test_makes_no_dispatcher_and_leaves_the_collector_on():
+    """What is not needed at import is made when it is; the collector pauses for the import only."""
+    result = run_python("""
+        import gc
+        import fastgates
+        from fastgates import _jit
+
+        assert gc.isenabled()
+        for name, kernel in _jit.kernels().items():
+            assert "dispatcher" not in vars(kernel), name
+        print("done")
+    """)
+    assert result.stdout.strip() == "done"
+
+
+def test_the_collector_stays_off_where_it_was():
+    run_python("import gc; gc.disable(); import fastgates; assert not gc.isenabled()")
+
+
 def test_public_names_exist():
     import fastgates
 

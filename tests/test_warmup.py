@@ -109,7 +109,10 @@ def test_unknown_cells_are_named(capsys):
     ("env", "reason"),
     [
         ({"FASTGATES_CACHE": "0"}, "FASTGATES_CACHE=0 turns the cache off"),
-        ({"FASTGATES_CACHE_DIR": "a-file/below"}, "a-file/below cannot be written"),
+        (
+            {"FASTGATES_CACHE_DIR": "a-file/below"},
+            "a-file/below (FASTGATES_CACHE_DIR) cannot be written",
+        ),
     ],
 )
 def test_no_cache_is_an_error(tmp_path, env, reason):
@@ -129,8 +132,10 @@ def test_cache_that_goes_away_is_an_error(tmp_path):
         """
         import os, shutil, sys, warnings
         import fastgates as fg
+        from fastgates import _jit
         from fastgates._compile import WarmupError
 
+        assert _jit.cache_directory() is not None
         shutil.rmtree(sys.argv[1])
         open(sys.argv[1], "w").close()
         with warnings.catch_warnings():

@@ -395,7 +395,7 @@ class Direction:
                 "discarded": width,
             }
             plan = self._remember(key, _Plan(threads, bounds, Scratch(sizes, chunk_rows=chunk)))
-        plan.run(self.cell.forward, call)
+        plan.run(self.cell.forward.dispatcher, call)
 
     def _run_backward(self, call: np.ndarray, batch: Batch, steps: int) -> None:
         """Run the kernel of back-propagation for a piece of so many steps."""
@@ -420,7 +420,7 @@ class Direction:
                 "d_rows": chunk * n_inputs,
             }
             plan = self._remember(key, _Plan(threads, bounds, Scratch(sizes, chunk_rows=chunk)))
-        plan.run(self.cell.backward, call)
+        plan.run(self.cell.backward.dispatcher, call)
 
     def _remember(self, key: tuple[object, ...], plan: _Plan) -> _Plan:
         if len(self._plans) >= _MOST_PLANS:
