@@ -234,10 +234,8 @@ class _Lazy:
             if name.startswith("__"):  # what copy, pickle and inspect try
                 raise AttributeError(name)
             return getattr(self.dispatcher, name)
-        with _making:
-            if name not in self.__dict__:
-                self.__dict__[name] = self._make()
-        return self.__dict__[name]
+        # Of two threads that come here at once, the first to end decides for both.
+        return self.__dict__.setdefault(name, self._make())
 
     @property
     def _numba_type_(self) -> Any:
@@ -263,7 +261,7 @@ class _Kernel(_Lazy):
         njit: Any = partial(numba.njit, pipeline_class=_KernelCompiler, **_OPTIONS)
         if _cache_wanted:
             try:
-                with _numba_cache_directory():
+                with _making, _numba_cache_directory():
                     dispatcher = njit(self.py_func, cache=True)
             except RuntimeError as error:  # Numba found no directory that it may write to
                 _stop_caching(error)
