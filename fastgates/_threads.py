@@ -52,7 +52,9 @@ def _default_num_threads() -> int:
     return max(1, min(available, math.ceil(_quota()) if _quota() < math.inf else available))
 
 
-SMALL_WORK = 2_000_000  # multiply-adds, some 50 us, below which one thread is faster than two
+# Multiply-adds, some 300 us of one thread, below which two are not worth it: until a sleeping
+# worker runs, 50 to 100 us pass, in which the calling thread has done a good part of the work.
+SMALL_WORK = 10_000_000
 
 _num_threads = _default_num_threads()
 _lock = threading.Lock()

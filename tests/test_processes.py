@@ -59,6 +59,99 @@ def test_many_python_threads_at_once(threads):
     assert result.stdout.strip() == "done"
 
 
+def test_a_hundred_python_threads_at_once():
+    run_quietly("""
+        import threading
+        import numpy as np
+        import fastgates as fg
+        import process_jobs
+
+        layer = fg.GRU(3, 5, seed=0)
+        x = np.random.default_rng(0).standard_normal((8, 6, 3)).astype(np.float32)
+
+        def compute():
+            output, _, tape = layer.forward(x)
+            return output, layer.backward(tape, output).parameter_vector
+
+        expected = compute()
+        found, errors = [], []
+        barrier = threading.Barrier(100)
+
+        def work():
+            try:
+                barrier.wait()
+                for _ in range(3):
+                    found.append(compute())
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(100)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors, errors
+        assert len(found) == 300
+        for results in found:
+            for actual, wanted in zip(results, expected, strict=True):
+                assert np.array_equal(actual, wanted)
+        print("done")
+    """)
+
+
+def test_idle_workers_use_no_processor_time():
+    run_quietly("""
+        import threading
+        import time
+        import process_jobs
+
+        process_jobs.results()
+        assert any(thread.name.startswith("fastgates") for thread in threading.enumerate())
+        before = time.process_time()
+        time.sleep(0.5)
+        used = time.process_time() - before
+        assert used < 0.02, used
+        print("done")
+    """)
+
+
+@pytest.mark.parametrize("where", ["worker", "caller"])
+def test_an_exception_reaches_the_caller(where):
+    """And the pool goes on working."""
+    code = """
+        import sys
+        import threading
+        import time
+        from fastgates import _threads
+
+        main = threading.main_thread()
+        met = threading.Barrier(2)
+
+        def make_worker():
+            def task(number):
+                met.wait(60)  # so that both threads have one of the two tasks
+                in_main = threading.current_thread() is main
+                if in_main == (sys.argv[1] == "caller"):
+                    raise ArithmeticError("of the task")
+            return task
+
+        for _ in range(3):
+            try:
+                _threads.run(make_worker, 2, 2)
+            except ArithmeticError as error:
+                assert str(error) == "of the task"
+            else:
+                raise AssertionError("no exception")
+        done = []
+        _threads.run(lambda: done.append, 10, 3)
+        assert sorted(done) == list(range(10))
+        print("done")
+    """
+    result = run_python(code, where, env=THREADS)
+    assert result.stderr == ""
+    assert result.stdout.strip() == "done"
+
+
 def test_number_of_threads_changes_while_others_compute():
     run_quietly("""
         import threading

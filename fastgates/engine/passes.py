@@ -31,6 +31,8 @@ _WORKSPACE_FLOATS = 32 * 1024  # of projections a worker holds at a time: a part
 _MOST_PLANS = 64  # remembered
 _MOST_ROWS = 32  # of the batch in one range, four times as many where it takes so many weights:
 _WEIGHTS_FLOATS = 384 * 1024  # that leave the L2 cache at each step
+_FEWEST_ROWS = 16  # that a range of several for each thread should have
+_RANGES = 4  # for each of several threads, where there are rows enough
 _MOST_PIECES = 8  # of a backward pass, where sources are made again
 _SOURCES_FLOATS = 256 * 1024  # of what second stages multiplied, held at a time on the way back
 
@@ -350,7 +352,8 @@ class Direction:
             call[_KEPT] = (address(kept[0]), address(kept[1]))
         weight_call = call.copy()
         weight_call[_RESULTS] = tuple(map(address, d_weights))
-        threads = self._threads_for(batch, longest)
+        # Every part gathers all columns for its own units, so sharing pays later than elsewhere.
+        threads = self._threads_for(batch, longest, 3 * SMALL_WORK)
         gradient_plan = self._gradient_plans.get(threads)
         if gradient_plan is None:
             gradient_plan = self._gradient_plans[threads] = GradientPlan(weight_call, threads)
@@ -428,9 +431,9 @@ class Direction:
         self._plans[key] = plan
         return plan
 
-    def _threads_for(self, batch: Batch, steps: int) -> int:
+    def _threads_for(self, batch: Batch, steps: int, small: int | None = None) -> int:
         work = min(batch.steps, batch.size * steps) * self._work
-        return 1 if work < SMALL_WORK else get_num_threads()
+        return 1 if work < (SMALL_WORK if small is None else small) else get_num_threads()
 
     def states_after(
         self, batch: Batch, saved: Saved, output: np.ndarray, steps: int
@@ -498,7 +501,10 @@ def _ranges(size: int, most_rows: int, threads: int) -> tuple[list[int], int]:
     threads = min(threads, size)
     ranges = -(-size // most_rows)
     if threads > 1:
-        ranges = -(-max(ranges, threads) // threads) * threads
+        # Several for each thread, since a worker wakes late, a core may be shared with others, and
+        # sequences differ in length.
+        ranges = max(ranges, threads, min(_RANGES * threads, size // _FEWEST_ROWS))
+        ranges = min(-(-ranges // threads) * threads, size)
     # Whole tiles of rows where there are enough of them.
     unit = 8 if size >= 16 * ranges else 4 if size >= 8 * ranges else 1
     units = -(-size // unit)
