@@ -20,7 +20,8 @@ that compile to the instructions that they name: nothing is left to the auto-vec
                               ``byte_pointer`` likewise)
 ============================  ===================================================================
 
-The width is that of the CPU that Numba targets: 16 lanes with AVX-512, 8 with AVX, else 4;
+The width is that of the code that Numba makes, for this CPU or for what ``NUMBA_CPU_NAME`` and
+``NUMBA_CPU_FEATURES`` ask for: 16 lanes with AVX-512, 8 with AVX, else 4;
 ``FASTGATES_LANES`` (4, 8 or 16) overrides it. Any width is correct on any CPU, since LLVM splits
 what is too wide. On a CPU without fused multiply-add, ``fma`` is a product and a sum.
 """
@@ -36,6 +37,7 @@ import numpy as np
 from llvmlite import binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.codegen import get_host_cpu_features
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -63,18 +65,21 @@ __all__ = [
 
 
 def _target_features() -> dict[str, bool]:
-    """Return which of avx, avx512f, fma and neon the CPU that Numba targets has."""
+    """Return which of avx, avx512f, fma and neon there are in the code that Numba will make."""
     llvm.initialize_native_target()
-    text = numba.config.CPU_FEATURES
-    if text is None:
-        text = llvm.get_host_cpu_features().flatten()
-    names = set(text.split(","))
-    if any(name.startswith(("+", "-")) for name in names):
-        return {name: f"+{name}" in names for name in ("avx", "avx512f", "fma", "neon")}
-    # The CPU is only named (NUMBA_CPU_NAME): see what LLVM makes of a wide multiply-add for it.
+    config: Any = numba.config
+    # Numba takes the features of this CPU unless they are given, also beside the name of another.
+    features = config.CPU_FEATURES
+    if features is None:
+        features = get_host_cpu_features()
+        if config.CPU_NAME is None:
+            names = set(features.split(","))
+            return {name: f"+{name}" in names for name in ("avx", "avx512f", "fma", "neon")}
+    # A name implies features, and features imply others or take them away: see what LLVM makes of
+    # a wide multiply-add.
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=numba.config.CPU_NAME or llvm.get_host_cpu_name(), features="", opt=2
+        cpu=config.CPU_NAME or llvm.get_host_cpu_name(), features=features, opt=2
     )
     module = llvm.parse_assembly(
         "declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x float>)\n"

@@ -255,11 +255,17 @@ MINI_SUITE = """
 slow = pytest.mark.slow  # each compiles its own kernels; these repeat what the others cover
 
 
+NO_FEATURES = {"NUMBA_CPU_FEATURES": ""}  # beyond those of the name; else this CPU's are taken
+
+
 @pytest.mark.parametrize(
     ("lanes", "fma", "env"),
     [
-        pytest.param(8, "fma", {"NUMBA_CPU_NAME": "haswell"}, id="haswell"),
-        pytest.param(4, "no-fma", {"NUMBA_CPU_NAME": "x86-64"}, id="x86-64"),
+        pytest.param(8, "fma", {"NUMBA_CPU_NAME": "haswell"} | NO_FEATURES, id="haswell"),
+        pytest.param(4, "no-fma", {"NUMBA_CPU_NAME": "x86-64"} | NO_FEATURES, id="x86-64"),
+        pytest.param(
+            8, "no-fma", {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+avx"}, id="avx"
+        ),
         pytest.param(4, "any", {"NUMBA_CPU_NAME": "generic"}, id="generic", marks=slow),
         pytest.param(16, "any", {"FASTGATES_LANES": "16"}, id="16-lanes"),
         pytest.param(8, "any", {"FASTGATES_LANES": "8"}, id="8-lanes", marks=slow),
@@ -267,13 +273,70 @@ slow = pytest.mark.slow  # each compiles its own kernels; these repeat what the 
     ],
 )
 def test_other_widths_and_processors(lanes, fma, env):
+    if "NUMBA_CPU_NAME" in env:
+        skip_unless_this_cpu_has("avx2", "fma")
+    assert run_python(MINI_SUITE, lanes, fma, env=CLEAN | env).stdout.strip() == "done"
+
+
+CLEAN = dict.fromkeys(
+    ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_ENABLE_AVX", "FASTGATES_LANES")
+)
+
+
+def skip_unless_this_cpu_has(*names):
     import platform
 
-    if "NUMBA_CPU_NAME" in env:
-        if platform.machine() not in ("x86_64", "AMD64"):
-            pytest.skip("the names are those of x86-64")
-        env = env | {"NUMBA_CPU_FEATURES": "", "FASTGATES_LANES": None}
-    assert run_python(MINI_SUITE, lanes, fma, env=env).stdout.strip() == "done"
+    from llvmlite import binding
+
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("the names are those of x86-64")
+    features = binding.get_host_cpu_features()
+    for name in names:
+        if not features.get(name):
+            pytest.skip(f"this CPU has no {name}")
+
+
+# However a target is asked for, the width is that of the registers in the code that Numba makes.
+LANES_AND_CODE = """
+    from fastgates import _simd, _vecmath
+
+    _vecmath.tanh_array([0.5])
+    (assembly,) = _vecmath._tanh_kernel.inspect_asm().values()
+    lanes = 16 if "%zmm" in assembly else 8 if "%ymm" in assembly else 4
+    print(_simd.LANES, lanes, _simd.HAS_FMA, "vfmadd" in assembly)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "expected"),
+    [
+        (None, None, None),
+        ("haswell", None, None),  # Numba adds the features of this CPU
+        ("haswell", "", "8 8 True True"),
+        ("haswell", "+avx,+avx2,+fma", "8 8 True True"),
+        ("haswell", "-fma", "8 8 False False"),
+        ("x86-64", "+avx2,+fma", "8 8 True True"),  # AVX2 implies AVX
+        (None, "-avx512f", "8 8 True True"),  # of the CPU's name, the rest stays
+        ("x86-64", "+sse4.2", "4 4 False False"),
+        ("generic", None, "4 4 False False"),
+    ],
+)
+def test_lanes_are_those_of_the_code(name, features, expected):
+    skip_unless_this_cpu_has("avx2", "fma")
+    env = CLEAN | {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "FASTGATES_CACHE": "0"}
+    found = run_python(LANES_AND_CODE, env=env).stdout.strip()
+    lanes, of_code, has_fma, fma_in_code = found.split()
+    assert lanes == of_code
+    assert has_fma == fma_in_code
+    assert expected in (None, found)
+
+
+def test_lanes_without_avx():
+    """Numba's own switch."""
+    skip_unless_this_cpu_has("avx2", "fma")
+    env = CLEAN | {"NUMBA_ENABLE_AVX": "0", "FASTGATES_CACHE": "0"}
+    lanes, of_code, has_fma, fma_in_code = run_python(LANES_AND_CODE, env=env).stdout.split()
+    assert (lanes, has_fma) == (of_code, fma_in_code)
 
 
 def test_unknown_width_is_an_error():
