@@ -353,7 +353,7 @@ class Direction:
         weight_call = call.copy()
         weight_call[_RESULTS] = tuple(map(address, d_weights))
         # Every part gathers all columns for its own units, so sharing pays later than elsewhere.
-        threads = self._threads_for(batch, longest, 3 * SMALL_WORK)
+        threads = self._threads_for(batch, longest, 3)
         gradient_plan = self._gradient_plans.get(threads)
         if gradient_plan is None:
             gradient_plan = self._gradient_plans[threads] = GradientPlan(weight_call, threads)
@@ -431,9 +431,10 @@ class Direction:
         self._plans[key] = plan
         return plan
 
-    def _threads_for(self, batch: Batch, steps: int, small: int | None = None) -> int:
+    def _threads_for(self, batch: Batch, steps: int, times: int = 1) -> int:
+        """Return how many threads may share the work, if it is `times` what is small."""
         work = min(batch.steps, batch.size * steps) * self._work
-        return 1 if work < (SMALL_WORK if small is None else small) else get_num_threads()
+        return 1 if work < times * SMALL_WORK else get_num_threads()
 
     def states_after(
         self, batch: Batch, saved: Saved, output: np.ndarray, steps: int
