@@ -43,3 +43,26 @@ def restore_threads():
     before = fastgates.get_num_threads()
     yield
     fastgates.set_num_threads(before)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder, where the test works."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command; return its exit code, and what it wrote to stdout and stderr."""
+    from fastgates.cli import main
+
+    def call(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

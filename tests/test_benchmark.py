@@ -1,6 +1,7 @@
 """The command ``fastgates bench``: tiny sizes, no peers, and no test asserts a time."""
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -26,7 +27,6 @@ from fastgates.benchmark.cases import (
     random_cases,
 )
 from fastgates.benchmark.results import Results
-from fastgates.cli import main
 
 needs_plot = pytest.mark.skipif(_extras.version("matplotlib") is None, reason="extra 'plot'")
 
@@ -36,24 +36,13 @@ OTHER = Case("rnn", 32, 128, 64, 32)
 TINY = ["--cells", "rnn", "--sizes", "2,3,2,4", "--rounds", "1", "--seconds", "0.0001"]
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Every test works in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        try:
-            code = main(["bench", *map(str, arguments)])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+def run(run):
+    """The command ``fastgates bench``."""
+    return functools.partial(run, "bench")
 
 
 @pytest.fixture
@@ -246,14 +235,19 @@ def test_fastgates_has_every_cell(cell):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("peer", peers.PEERS, ids=lambda peer: peer.name)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("cell", "peer"),
+    [
+        pytest.param(cell, peer, id=f"{peer.name}-{cell}")
+        for peer in peers.PEERS
+        for cell in CELLS
+        if peer.supports(cell, "inference")
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_peers_compute_the_same(cell, peer):
     if not peer.available():
         pytest.skip(f"{peer.name} is not installed")
-    if not peer.supports(cell, "inference"):
-        pytest.skip(f"{peer.name} has no {cell}")
     case = Case(cell, 2, 3, 2, 4)
     data = make_data(case)
     peers.check(peer.name, peer.build(case, data), peers.SUBJECT.build(case, data))

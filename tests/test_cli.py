@@ -11,7 +11,6 @@ import pytest
 import fastgates
 from fastgates import _extras, cli, forecasting
 from fastgates._tables import read_columns
-from fastgates.cli import main
 
 needs_files = pytest.mark.skipif(_extras.version("safetensors") is None, reason="extra 'files'")
 needs_plot = pytest.mark.skipif(_extras.version("matplotlib") is None, reason="extra 'plot'")
@@ -19,11 +18,7 @@ needs_plot = pytest.mark.skipif(_extras.version("matplotlib") is None, reason="e
 QUICK = ["--window", "4", "--hidden", "4", "--epochs", "2"]
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Every test works in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture
@@ -39,19 +34,6 @@ def plant(folder):
     ]
     (folder / "plant.csv").write_text("\n".join(lines) + "\n")
     return folder / "plant.csv"
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -104,30 +104,23 @@ def needs_torch(document):
 
 
 @pytest.fixture
-def elsewhere(monkeypatch, tmp_path):
-    """An empty folder to work in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def elnino_csv(elsewhere):
+def elnino_csv(folder):
     """A seasonal series with the columns of the file that the documents forecast."""
     random = np.random.default_rng(0)
     month = np.arange(240)
     values = 23 + 3 * np.sin(2 * np.pi * month / 12) + random.normal(0, 0.3, month.size)
     rows = [f"{1950 + m // 12},{m % 12 + 1},{v:.2f}" for m, v in zip(month, values, strict=True)]
-    (elsewhere / "elnino.csv").write_text("\n".join(["year,month,temperature", *rows]) + "\n")
+    (folder / "elnino.csv").write_text("\n".join(["year,month,temperature", *rows]) + "\n")
 
 
-@pytest.mark.usefixtures("elsewhere", "restore_threads")
+@pytest.mark.usefixtures("folder", "restore_threads")
 @pytest.mark.parametrize("document", named(filter(snippets, DOCUMENTS)))
 def test_python(document):
     run_snippets(document, leave_out=IMPORTS_OF_PARITY | IMPORTS_OF_OTHERS)
 
 
 @pytest.mark.parity
-@pytest.mark.usefixtures("elsewhere", "restore_threads")
+@pytest.mark.usefixtures("folder", "restore_threads")
 @pytest.mark.parametrize("document", named(filter(needs_torch, DOCUMENTS)))
 def test_python_with_torch(document):
     pytest.importorskip("torch")
@@ -135,12 +128,12 @@ def test_python_with_torch(document):
 
 
 @pytest.fixture
-def documents(elsewhere, monkeypatch):
+def documents(folder, monkeypatch):
     """Copies of the documents that a command writes into; and no peers."""
-    for folder in ("bench", "docs"):
-        (elsewhere / folder).mkdir()
+    for name in ("bench", "docs"):
+        (folder / name).mkdir()
     for name in ("README.md", "bench/README.md"):
-        shutil.copy(ROOT / name, elsewhere / name)
+        shutil.copy(ROOT / name, folder / name)
     monkeypatch.setattr(peers, "PEERS", ())
 
 

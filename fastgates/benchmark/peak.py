@@ -15,7 +15,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from fastgates._jit import STAMP, kernel
+from fastgates._jit import STAMP, helper, kernel
 from fastgates._simd import LANES, float_pointer, fma, load, splat, store
 from fastgates._vecmath import sigmoid, tanh
 
@@ -60,26 +60,27 @@ def _chains(trips, seed, target, stamp=STAMP):
     store(float_pointer(target), 0, a + b + c + d + e + f + g + h + i + j + k + m)
 
 
-@kernel
+@helper
 @no_type_check
-def _tanh_loop(trips, source, target, stamp=STAMP):
-    """Apply tanh to the array at `source` and write to `target`, then the other way round."""
+def _loop(function, trips, source, target):
+    """Apply a function to the array at `source` and write to `target`, then the other way round."""
     p, q = float_pointer(source), float_pointer(target)
     for trip in range(trips):
         x, y = (p, q) if trip % 2 == 0 else (q, p)
         for i in range(0, _ARRAY, LANES):
-            store(y, i, tanh(load(x, i)))
+            store(y, i, function(load(x, i)))
+
+
+@kernel
+@no_type_check
+def _tanh_loop(trips, source, target, stamp=STAMP):
+    _loop(tanh, trips, source, target)
 
 
 @kernel
 @no_type_check
 def _sigmoid_loop(trips, source, target, stamp=STAMP):
-    """Apply sigmoid to the array at `source` and write to `target`, then the other way round."""
-    p, q = float_pointer(source), float_pointer(target)
-    for trip in range(trips):
-        x, y = (p, q) if trip % 2 == 0 else (q, p)
-        for i in range(0, _ARRAY, LANES):
-            store(y, i, sigmoid(load(x, i)))
+    _loop(sigmoid, trips, source, target)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -137,45 +137,26 @@ def _finish_source(call, begin, active, step, n_rows, equations, slots, states):
 
 
 @helper
-def _product_of_slots(call, n_rows, rows, first, count, panel, n_vectors, target, target_row):
-    """Multiply some slots of kept rows with a transposed panel.
+def _product_of_slots(call, n_rows, rows, numbers, first, count, panel, n_vectors, target):
+    """Multiply some slots of kept rows with a transposed panel, to rows of so many vectors.
 
     Parameters
     ----------
-    rows : int
-        Address of the slot rows, or of the numbers of the kept rows with `numbered`.
+    rows, numbers : int
+        Addresses of slot rows, and of the numbers of those that are meant; 0: the first ones.
     """
-    width, hidden, zero = call.n_blocks * LANES, call.hidden_size, INT0
-    row = call.slot_row
-    a, numbers = rows, zero
-    if n_rows < 0:  # as many numbered rows
-        n_rows, a, numbers = -n_rows, call.saved, rows
-    parts = count
+    width, hidden, parts = call.n_blocks * LANES, call.hidden_size, count
     if hidden == width:  # without padding between them, the slots are one long row
-        hidden, parts = count * hidden, zero + 1
+        hidden, parts = count * hidden, INT0 + 1
     call_multiply(
         call.multiply,
-        (
-            n_rows,
-            n_vectors,
-            hidden,
-            a + 4 * first * width,
-            numbers,
-            row,
-            zero + 1,
-            panel,
-            zero,
-            target,
-            zero,
-            target_row,
-            zero,
-            call.nothing,
-            zero,
-            zero,
-            zero,
-            parts,
-            width,
-        ),
+        (n_rows, n_vectors, hidden),
+        (rows + 4 * first * width, numbers, call.slot_row, 1),
+        (panel, 0),
+        (target, 0, n_vectors * LANES, 0),
+        (call.nothing, 0, 0),
+        0,
+        (parts, width),
     )
 
 
@@ -200,14 +181,14 @@ def _differentiate_inputs(call, begin, end):
                 step += 1
         _product_of_slots(
             call,
-            -rows,
+            rows,
+            call.saved,
             call.kept,
             call.first_input,
             call.n_inputs,
             call.input_panel_t,
             n_vectors,
             call.d_rows,
-            n_vectors * LANES,
         )
         for row in range(rows):
             for k in range(0, size, LANES):
@@ -284,7 +265,7 @@ def backward_pass(calls, begin, end, equations, first_equations, slots, states):
     """
     call = record(calls)
     n_states = INT0 + len(states)
-    n_rows, width = end - begin, call.n_blocks * LANES
+    n_rows = end - begin
     where, lengths = int_pointer(call.where), int_pointer(call.lengths)
     _start(call, begin, end, n_states)
     active, step = INT0, min(lengths[begin], call.end_step) - 1
@@ -301,12 +282,12 @@ def backward_pass(calls, begin, end, equations, first_equations, slots, states):
                 call,
                 active,
                 here,
+                INT0,
                 call.n_stage,
                 call.n_stage_2,
                 call.panel_t_2,
                 call.n_blocks,
                 call.d_source,
-                width,
             )
             _finish_source(call, begin, active, step, n_rows, first_equations, slots, states)
         _product_of_slots(
@@ -314,11 +295,11 @@ def backward_pass(calls, begin, end, equations, first_equations, slots, states):
             active,
             here,
             INT0,
+            INT0,
             call.n_stage,
             call.panel_t,
             call.n_blocks,
             call.d_hidden,
-            width,
         )
         if step == 0 or call.resets != 0:
             _release_restarted(call, active, step, n_rows, n_states)

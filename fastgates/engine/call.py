@@ -285,6 +285,11 @@ class Scratch:
         Fields that lie side by side in the record, in its order.
     numbers : dict of str to int
         Fields between them that hold plain numbers.
+
+    Attributes
+    ----------
+    floats : int
+        How many there are in all.
     """
 
     def __init__(self, sizes: dict[str, int], **numbers: int) -> None:
@@ -293,17 +298,17 @@ class Scratch:
         self._values = np.zeros(max(places) + 1 - min(places), np.int64)
         self._is_place = np.zeros_like(self._values)
         self._placed = (0, self._values)  # the last start, and the values there
-        self._floats = 0
+        self.floats = 0
         for name, size in sizes.items():
-            self._values[FIELD[name] - min(places)] = 4 * self._floats
+            self._values[FIELD[name] - min(places)] = 4 * self.floats
             self._is_place[FIELD[name] - min(places)] = 1
-            self._floats += -(-size // 16) * 16
+            self.floats += -(-size // 16) * 16
         for name, number in numbers.items():
             self._values[FIELD[name] - min(places)] = number
 
     def place(self, call: np.ndarray, start: int = 0) -> None:
         """Give the fields of a call places from `start` on, or in scratch of the calling thread."""
-        start = start or _arena(self._floats)
+        start = start or _arena(self.floats)
         placed = self._placed
         if placed[0] != start:
             placed = self._placed = (start, self._is_place * start + self._values)

@@ -192,34 +192,19 @@ def _project(call, n_rows):
     """Project the inputs of the chunk's rows to their slot rows."""
     width, size = call.n_blocks * LANES, call.input_size
     row, c = call.slot_row, slot_rows(call)
-    first, rest = call.first_input, INT0 + LANES
-    where, kept, bias, zero = call.where, call.kept, call.bias, INT0
+    first, bias = call.first_input, call.bias
     # Slots without a product with the input take their bias: a sum of no terms.
-    count, n_vectors = zero, first * call.n_blocks
+    count, n_vectors = INT0, first * call.n_blocks
     for _ in range(2):
         call_multiply(
             call.multiply,
-            (
-                n_rows,
-                n_vectors,
-                count,
-                call.x,
-                where,
-                size,
-                zero + 1,
-                call.input_panel,
-                zero,
-                c,
-                kept,
-                row,
-                zero,
-                bias,
-                zero,
-                rest,
-                zero,
-                zero + 1,
-                zero,
-            ),
+            (n_rows, n_vectors, count),
+            (call.x, call.where, size, 1),
+            (call.input_panel, 0),
+            (c, call.kept, row, 0),
+            (bias, 0, LANES),
+            0,
+            (1, 0),
         )
         c += 4 * first * width
         bias += 4 * first * width
@@ -229,31 +214,16 @@ def _project(call, n_rows):
 @helper
 def _add_product(call, active, slots, count, vectors, panel):
     """Add the product of `active` rows of `vectors` with a panel to `count` slots of a step."""
-    width, zero = call.n_blocks * LANES, INT0
-    row = call.slot_row
+    width, row = call.n_blocks * LANES, call.slot_row
     call_multiply(
         call.multiply,
-        (
-            active,
-            count * call.n_blocks,
-            call.hidden_size,
-            vectors,
-            zero,
-            width,
-            zero + 1,
-            panel,
-            zero,
-            slots,
-            zero,
-            row,
-            zero,
-            slots,
-            row,
-            zero + LANES,
-            zero,
-            zero + 1,
-            zero,
-        ),
+        (active, count * call.n_blocks, call.hidden_size),
+        (vectors, 0, width, 1),
+        (panel, 0),
+        (slots, 0, row, 0),
+        (slots, row, LANES),
+        0,
+        (1, 0),
     )
 
 

@@ -3,9 +3,9 @@
 The gradient of a weight matrix is a product over all steps of the batch: what the matrix
 multiplied, transposed, times the gradients of the slots. A worker owns some blocks of units and
 walks the steps from the last to the first, at each step the batch from the longest sequence on, in
-chunks of a fixed size. So there are no partial buffers to add up, no atomics,
-and the bits are the same for any number of threads. They are also the same for any pieces that time
-is cut into: a chunk that a piece leaves half full waits for the next one.
+chunks of a fixed size. So there are no partial buffers to add up, no atomics, and the bits are the
+same for any number of threads. They are also the same for any pieces that time is cut into: a chunk
+that a piece leaves half full waits for the next one.
 
 Each chunk is first copied to compact scratch (``a``: inputs, states before the step, sources;
 ``b``: gradients of the slots), which settles lengths, resets and directions once. Sums run over one
@@ -37,10 +37,10 @@ from .multiply import GROUP, call_multiply
 
 __all__ = ["GradientPlan", "WeightGradients", "weight_gradients"]
 
-_HAS_SUMS = 1 << 32
+_HAS_SUMS = 1 << 32  # more than there are rows in a chunk
 _BIAS_STEPS = 16  # summed alone, for small rounding errors in sums of many terms
 _STEP = GROUP * LANES  # from one column of the results to the next
-_PART_FLOATS = 384 * 1024
+_PART_FLOATS = 384 * 1024  # of results and scratch of a part: most of an L2 cache
 _CHUNK = 96  # steps: four vectors of each fit into the L1 cache, beside numbers to multiply with
 
 
@@ -89,8 +89,7 @@ def _gather_step(call, position, step, count, first_block, n_owned):
 @helper
 def _add_products(call, n_owned, steps, joins):
     """Add the products of a chunk to the results."""
-    zero, size, hidden = INT0, call.input_size, call.hidden_size
-    offset = zero
+    size, hidden, offset = call.input_size, call.hidden_size, INT0
     for part in range(3):
         if part == 0:
             first, count, columns, result = (
@@ -100,33 +99,19 @@ def _add_products(call, n_owned, steps, joins):
                 call.d_input_panel,
             )
         elif part == 1:
-            first, count, columns, result = zero, call.n_stage, hidden, call.d_panel
+            first, count, columns, result = INT0, call.n_stage, hidden, call.d_panel
         else:
             first, count, columns, result = call.n_stage, call.n_stage_2, hidden, call.d_panel_2
         if count > 0:
             call_multiply(
                 call.multiply,
-                (
-                    columns,
-                    count * n_owned,
-                    steps,
-                    call.a + 4 * offset,
-                    zero,
-                    zero + 1,
-                    call.a_stride,
-                    call.b + 4 * first * n_owned * LANES,
-                    call.b_stride,
-                    result,
-                    zero,
-                    zero + GROUP * LANES,
-                    columns * GROUP * LANES,
-                    call.nothing,
-                    zero,
-                    zero,
-                    joins,
-                    zero + 1,
-                    zero,
-                ),
+                (columns, count * n_owned, steps),
+                (call.a + 4 * offset, 0, 1, call.a_stride),
+                (call.b + 4 * first * n_owned * LANES, call.b_stride),
+                (result, 0, _STEP, columns * _STEP),
+                (call.nothing, 0, 0),
+                joins,
+                (1, 0),
             )
         offset += columns
 
@@ -134,33 +119,19 @@ def _add_products(call, n_owned, steps, joins):
 @helper
 def _add_biases(call, n_vectors, steps, joins):
     """Add the sums of the slots' gradients, a few steps at a time: products with a row of ones."""
-    zero, first = INT0, INT0
+    first = INT0
     while True:
         call_multiply(
             call.multiply,
-            (
-                zero + 1,
-                n_vectors,
-                min(steps - first, _BIAS_STEPS),
-                call.one,
-                zero,
-                zero,
-                zero,
-                call.b + 4 * first * call.b_stride,
-                call.b_stride,
-                call.d_bias,
-                zero,
-                zero,
-                zero,
-                call.nothing,
-                zero,
-                zero,
-                joins,
-                zero + 1,
-                zero,
-            ),
+            (1, n_vectors, min(steps - first, _BIAS_STEPS)),
+            (call.one, 0, 0, 0),
+            (call.b + 4 * first * call.b_stride, call.b_stride),
+            (call.d_bias, 0, 0, 0),
+            (call.nothing, 0, 0),
+            joins,
+            (1, 0),
         )
-        joins = zero + 1
+        joins = INT0 + 1
         first += _BIAS_STEPS
         if first >= steps:
             break
@@ -293,7 +264,6 @@ class GradientPlan:
         panels = [-(-slots * most // GROUP) * _STEP * columns for slots, columns in products]
         names = ("a", "b", "d_input_panel", "d_panel", "d_panel_2", "d_bias")
         sizes = (_CHUNK * a_stride, _CHUNK * b_stride, *panels)
-        self.floats = sum(-(-size // 16) * 16 for size in sizes)
         self.scratch = Scratch(
             dict(zip(names, sizes, strict=True)),
             chunk=_CHUNK,
@@ -321,7 +291,7 @@ class WeightGradients:
         self._states = [0] * parts
         self._own: list[np.ndarray] | None = None
         if not in_one_piece:
-            self._own = [aligned_empty(plan.floats) for _ in range(parts)]
+            self._own = [aligned_empty(plan.scratch.floats) for _ in range(parts)]
 
     def add(self, fields: slice, values: np.ndarray | tuple[int, ...]) -> None:
         """Add a piece; with the one that begins at step 0 the results are complete.

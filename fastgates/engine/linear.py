@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .._jit import INT0, STAMP, kernel
+from .._jit import STAMP, kernel
 from .._simd import LANES, float_pointer, load
 from .._threads import SMALL_WORK, get_num_threads, run
 from .call import FIELD, Scratch, address, make_call, nothing, record
@@ -24,32 +24,18 @@ _ROWS = 256  # a range
 def affine_rows(calls, begin, end, stamp=STAMP):
     """Map the rows begin ... end, which the workspace holds padded on the way."""
     call = record(calls)
-    outputs, inputs, zero = call.n_units, call.input_size, INT0
+    outputs, inputs = call.n_units, call.input_size
     n_blocks = (outputs + LANES - 1) // LANES
     width = n_blocks * LANES
     call_multiply(
         call.multiply,
-        (
-            end - begin,
-            n_blocks,
-            inputs,
-            call.x + 4 * begin * inputs,
-            zero,
-            inputs,
-            zero + 1,
-            call.panel,
-            zero,
-            call.workspace,
-            zero,
-            width,
-            zero,
-            call.bias,
-            zero,
-            zero + LANES,
-            zero,
-            zero + 1,
-            zero,
-        ),
+        (end - begin, n_blocks, inputs),
+        (call.x + 4 * begin * inputs, 0, inputs, 1),
+        (call.panel, 0),
+        (call.workspace, 0, width, 0),
+        (call.bias, 0, LANES),
+        0,
+        (1, 0),
     )
     result, output = float_pointer(call.workspace), float_pointer(call.output)
     for row in range(end - begin):

@@ -295,8 +295,19 @@ def multiply_address() -> int:
 
 
 @intrinsic
-def call_multiply(typingctx, at, arguments):  # type: ignore[no-untyped-def]
-    """Call :func:`multiply` by its address with the tuple of its arguments."""
+def call_multiply(typingctx, at, sizes, a, b, c, init, join, parts):  # type: ignore[no-untyped-def]
+    """Call :func:`multiply` by its address, with its arguments in groups.
+
+    Parameters
+    ----------
+    at : int
+        See :func:`multiply_address`.
+    sizes, a, b, c, init, join, parts : tuple of int, and int for join
+        ``(n_rows, n_vectors, count)``, ``(a, a_rows, a_row, a_step)``, ``(b, b_step)``,
+        ``(c, c_rows, c_row, c_group)``, ``(init, init_row, init_vector)``, ``join`` and
+        ``(parts, a_part)`` of the kernel.
+    """
+    groups = [types.UniTuple(types.int64, count) for count in (3, 4, 2, 4, 3)]
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         # Numba's own convention: a status is returned (the kernel cannot fail), and places for the
@@ -305,11 +316,14 @@ def call_multiply(typingctx, at, arguments):  # type: ignore[no-untyped-def]
         parameters = [place.as_pointer()] * 2 + [ir.IntType(64)] * _N_ARGUMENTS
         function_type = ir.FunctionType(ir.IntType(32), parameters)
         function = builder.inttoptr(args[0], function_type.as_pointer())
-        places = [cgutils.alloca_once(builder, place) for _ in range(2)]
-        values = cgutils.unpack_tuple(builder, args[1], _N_ARGUMENTS)
-        builder.call(function, places + list(values))
+        values = [cgutils.alloca_once(builder, place) for _ in range(2)]
+        for group, value in zip(sig.args[1:], args[1:], strict=True):
+            if isinstance(group, types.UniTuple):
+                values += cgutils.unpack_tuple(builder, value, group.count)
+            else:
+                values.append(value)
+        builder.call(function, values)
         return context.get_dummy_value()
 
-    if len(arguments) != _N_ARGUMENTS:
-        raise TypeError(f"multiply takes {_N_ARGUMENTS} arguments, not {len(arguments)}")
-    return types.void(types.int64, types.UniTuple(types.int64, _N_ARGUMENTS)), codegen
+    last = types.UniTuple(types.int64, 2)
+    return types.void(types.int64, *groups, types.int64, last), codegen

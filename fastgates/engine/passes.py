@@ -282,10 +282,7 @@ class Direction:
         place = address(carried)
         if not keep:
             end, after = first + batch.time, address(carried_on)
-            if first or place or after:
-                call[_PIECE] = (first, end, first, first, place, after)
-            else:
-                fields[_END_STEP] = end
+            call[_PIECE] = (first, end, first, first, place, after)
             self._run_forward(call, batch, batch.time)
             return None
         longest = batch.longest
@@ -381,12 +378,9 @@ class Direction:
     def _run_forward(self, call: np.ndarray, batch: Batch, steps: int) -> None:
         """Run the kernel of the forward pass for a piece of so many steps."""
         keep = call[_SAVED] != 0
-        threads = self._threads_for(batch, steps)
-        key = ("forward", batch.size, steps, keep, threads)
-        plan = self._plans.get(key)
-        if plan is None:
-            bounds, rows = _ranges(batch.size, self._most_rows, threads)
-            width, n_states = self.n_blocks * LANES, self._n_states
+        width, n_states = self.n_blocks * LANES, self._n_states
+
+        def scratch(rows: int) -> Scratch:
             chunk = max(rows, min(rows * steps, _WORKSPACE_FLOATS // self._slot_row))
             sizes = {
                 "where": 2 * chunk,
@@ -397,38 +391,51 @@ class Direction:
                 "start": n_states * rows * width,
                 "discarded": width,
             }
-            plan = self._remember(key, _Plan(threads, bounds, Scratch(sizes, chunk_rows=chunk)))
+            return Scratch(sizes, chunk_rows=chunk)
+
+        plan = self._plan("forward", batch, steps, keep, scratch)
         plan.run(self.cell.forward.dispatcher, call)
 
     def _run_backward(self, call: np.ndarray, batch: Batch, steps: int) -> None:
         """Run the kernel of back-propagation for a piece of so many steps."""
         wants_input = call[_D_INPUT] != 0
-        threads = self._threads_for(batch, steps)
-        key = ("backward", batch.size, steps, wants_input, threads)
-        plan = self._plans.get(key)
-        if plan is None:
-            bounds, rows = _ranges(batch.size, self._most_rows, threads)
-            width = self.n_blocks * LANES
-            size = rows * self._n_states * width
+        width, n_states = self.n_blocks * LANES, self._n_states
+
+        def scratch(rows: int) -> Scratch:
             chunk = max(rows, 64)
             n_inputs = n_blocks_of(self.input_size) * LANES if wants_input else 0
             sizes = {
                 "where": 2 * chunk,
                 "kept": 2 * chunk,
-                "start": size,
-                "d_state": size,
-                "d_start": size,
+                "start": n_states * rows * width,
+                "d_state": n_states * rows * width,
+                "d_start": n_states * rows * width,
                 "d_hidden": rows * width,
                 "d_source": rows * width,
                 "d_rows": chunk * n_inputs,
             }
-            plan = self._remember(key, _Plan(threads, bounds, Scratch(sizes, chunk_rows=chunk)))
+            return Scratch(sizes, chunk_rows=chunk)
+
+        plan = self._plan("backward", batch, steps, wants_input, scratch)
         plan.run(self.cell.backward.dispatcher, call)
 
-    def _remember(self, key: tuple[object, ...], plan: _Plan) -> _Plan:
-        if len(self._plans) >= _MOST_PLANS:
-            self._plans.clear()
-        self._plans[key] = plan
+    def _plan(
+        self,
+        kind: str,
+        batch: Batch,
+        steps: int,
+        option: bool,
+        scratch: Callable[[int], Scratch],
+    ) -> _Plan:
+        """Return how a pass is run, remembered by all that it depends on."""
+        threads = self._threads_for(batch, steps)
+        key = (kind, batch.size, steps, option, threads)
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            bounds, rows = _ranges(batch.size, self._most_rows, threads)
+            plan = self._plans[key] = _Plan(threads, bounds, scratch(rows))
         return plan
 
     def _threads_for(self, batch: Batch, steps: int, times: int = 1) -> int:
@@ -485,7 +492,7 @@ def _fields(first: str, last: str) -> slice:
 _X, _OUTPUT, _OUTPUT_STRIDE = FIELD["x"], FIELD["output"], FIELD["output_stride"]
 _INITIAL, _FINAL, _STATE_STRIDE = FIELD["initial"], FIELD["final"], FIELD["state_stride"]
 _BATCH_SIZE, _TIME, _RESETS = FIELD["batch"], FIELD["time"], FIELD["resets"]
-_ORDER, _LENGTHS, _END_STEP = FIELD["order"], FIELD["lengths"], FIELD["end_step"]
+_ORDER, _LENGTHS = FIELD["order"], FIELD["lengths"]
 _RETURNED = [FIELD["output"], FIELD["output_stride"], FIELD["final"]]
 _KEPT = _fields("saved", "cells")
 _PIECE = _fields("first_step", "carried_on")
