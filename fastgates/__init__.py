@@ -19,6 +19,7 @@ try:
     from .layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, Tape
     from .losses import cross_entropy, mse
     from .optimizers import SGD, Adam
+    from .sequential import Scaling, Sequential
     from .truncation import Piece, truncated_bptt
 finally:
     if _collecting:
@@ -34,6 +35,8 @@ __all__ = [
     "Gradients",
     "Piece",
     "Recurrent",
+    "Scaling",
+    "Sequential",
     "SimplifiedGRU",
     "Tape",
     "__version__",

@@ -65,10 +65,26 @@ class Module:
         The shape of each parameter, in order.
     """
 
+    #: Whether optimisers change the parameters.
+    trainable = True
+
     def __init__(self, shapes: Shapes) -> None:
         self._shapes = dict(shapes)
         self._vector = np.zeros(sum(math.prod(s) for s in shapes.values()), np.float32)
         self._version = 0  # counts changes, so that packed weights know when they are stale
+
+    def _bind(self, vector: np.ndarray) -> None:
+        """Let the parameters live in `vector`, which holds their values."""
+        self._vector = vector
+        self._changed()
+
+    def _changed(self) -> None:
+        """Take note that parameters have changed."""
+        self._version += 1
+
+    def _split(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """Return views of a vector like that of the parameters, by name."""
+        return split(vector, self._shapes)
 
     @property
     def parameter_vector(self) -> np.ndarray:
@@ -105,7 +121,7 @@ class Module:
         finally:
             for view in (parameters.vector, *parameters.values()):
                 view.flags.writeable = False
-            self._version += 1
+            self._changed()
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return copies of the parameters by name."""

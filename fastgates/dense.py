@@ -50,6 +50,11 @@ class DenseTape:
     y: np.ndarray
     used: bool = False
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that the tape keeps."""
+        return self.x.nbytes + self.y.nbytes
+
 
 class Dense(Module):
     """``y = activation(weight x + bias)`` on the last axis, for any leading axes.

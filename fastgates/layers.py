@@ -154,6 +154,15 @@ class Recurrent(Module):
         # Packed weights hold addresses: a copy packs its own.
         return self.__dict__ | {"_packed": None, "_transposed": None, "_views": None}
 
+    @property
+    def output_size(self) -> int:
+        """Features of the output: num_directions * hidden_size."""
+        return self.num_directions * self.hidden_size
+
+    def _bind(self, vector: np.ndarray) -> None:
+        super()._bind(vector)
+        self._views = None
+
     def _suffix(self, direction: passes.Direction) -> str:
         layer, reverse = divmod(direction.index, self.num_directions)
         return f"l{layer}_reverse" if reverse else f"l{layer}"
