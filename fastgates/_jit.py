@@ -229,6 +229,10 @@ class _Lazy:
     def _make(self) -> Any:
         raise NotImplementedError
 
+    def __reduce__(self) -> str:
+        # By its name, also for the key of a kernel that is a closure over it.
+        return self.py_func.__qualname__
+
     def __getattr__(self, name: str) -> Any:
         if name != "dispatcher":
             if name.startswith("__"):  # what copy, pickle and inspect try

@@ -80,6 +80,8 @@ GRU = register(
         states=("h",),
         forward=forward,
         backward=backward,
+        equations=step,
+        first_equations=first_step,
     )
 )
 
@@ -129,5 +131,6 @@ GRU_RESET_AFTER = register(
         states=("h",),
         forward=forward_after,
         backward=backward_after,
+        equations=step_after,
     )
 )

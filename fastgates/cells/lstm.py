@@ -67,5 +67,6 @@ LSTM = register(
         states=("h", "c"),
         forward=forward,
         backward=backward,
+        equations=step,
     )
 )
