@@ -1,0 +1,673 @@
+"""One time step of a whole model: what streams, compiled code of users and C programs call.
+
+A model is a *program*: an int64 array with a header and a record for each of its modules, and a
+float32 array of packed weights. Both hold places only, counted from their start, and no address: so
+a program may be copied, pickled, or frozen into somebody's compiled code. :func:`run` interprets it:
+for each module it looks for the kernel of the module's kind in a table and calls it by its address.
+The kernels of the cells are made of the same equations as the passes over sequences, and every sum
+runs in the same order: the results are the same bits.
+
+A *row* is one sequence of a batch. Its floats lie side by side: first its states, padded to whole
+vectors, then scratch. The scratch of the first rows of a block serves all blocks, so what a large
+batch touches is its states.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from llvmlite import binding as llvm
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from .._jit import INT0, STAMP, helper, kernel
+from .._simd import (
+    LANES,
+    float_pointer,
+    fma_value,
+    int_pointer,
+    load,
+    load_value,
+    splat_value,
+    store,
+    vector_address,
+)
+from .._vecmath import relu, sigmoid, tanh
+from .call import address
+from .forward import load_row, store_row
+from .linear import softmax_row
+from .multiply import GROUP, call_multiply, multiply_address
+from .tuples import load_vectors, store_vectors
+
+if TYPE_CHECKING:
+    from ..cells import Cell
+
+__all__ = [
+    "ABI",
+    "ACTIVATIONS",
+    "FIELDS",
+    "HEADER",
+    "PROGRAM_STAMP",
+    "TABLE_SYMBOL",
+    "call_kernel",
+    "provide_cell",
+    "provide_dense",
+    "provide_scaling",
+    "run",
+    "table_address",
+]
+
+ABI = 1  # of what compiled code of users does: it calls `run` through the table, with a record
+
+# The header of a program, and the record of a module behind it. Places count floats.
+HEADER = (
+    "stamp",  # of the sources that made it, and the SIMD width
+    "n_modules",
+    "input_size",
+    "output_size",
+    "row",  # floats of a row
+    "n_states",  # floats of its states, which come first
+    "size",  # of the program
+    "n_weights",
+)
+FIELDS = (
+    "kind",  # a key of the table
+    "input",  # place in a row of what the module takes, or -1: the input of the model
+    "output",  # of what it gives, or -1: the output of the model, or -2: the state is it
+    "input_size",
+    "output_size",
+    "n_blocks",  # vectors of output_size numbers
+    "activation",  # of a dense layer, or 1 for an inverse scaling
+    "n_states",
+    "state",  # place of the states in a row, [state][Hp]
+    "slots",  # place of scratch for the slots, [slot][Hp]
+    "source",  # place of scratch for what a second stage multiplies
+    "first_input",
+    "n_inputs",
+    "n_stage",
+    "n_stage_2",
+    # places in the weights
+    "bias",
+    "unit_constant",
+    "input_panel",
+    "panel",
+    "panel_2",
+)
+STAMP_AT, N_MODULES, INPUTS, OUTPUTS, ROW, STATES, SIZE, N_WEIGHTS = range(len(HEADER))
+(
+    KIND,
+    INPUT,
+    OUTPUT,
+    INPUT_SIZE,
+    OUTPUT_SIZE,
+    N_BLOCKS,
+    ACTIVATION,
+    N_STATES,
+    STATE,
+    SLOTS,
+    SOURCE,
+    FIRST_INPUT,
+    N_INPUTS,
+    N_STAGE,
+    N_STAGE_2,
+    BIAS,
+    UNIT_CONSTANT,
+    INPUT_PANEL,
+    PANEL,
+    PANEL_2,
+) = range(len(FIELDS))
+N_HEADER, N_RECORD = len(HEADER), len(FIELDS)
+
+# Marks programs: of these sources, for this width.
+PROGRAM_STAMP = STAMP ^ LANES
+
+ACTIVATIONS = ("identity", "tanh", "sigmoid", "relu", "softmax")
+_TANH, _SIGMOID, _RELU, _SOFTMAX = (
+    ACTIVATIONS.index(name) for name in ("tanh", "sigmoid", "relu", "softmax")
+)
+_BLOCK_ROWS = 48  # of a batch that share their scratch: a multiple of the rows of all tiles
+
+# -- The table ------------------------------------------------------------------------------------
+
+# Compiled code finds it by this name, in any process that has imported this module.
+TABLE_SYMBOL = "fastgates_kernels"
+_RUN_AT, _MULTIPLY_AT, _FIRST_KIND = 0, 1, 2
+_KINDS = 256  # a power of two
+_table = np.zeros(_FIRST_KIND + 2 * _KINDS, np.int64)
+_providing = threading.RLock()
+
+
+def table_address() -> int:
+    """Return where the table lies, for as long as the process lives."""
+    return address(_table)
+
+
+llvm.add_symbol(TABLE_SYMBOL, table_address())
+
+
+def key_of(kind: str) -> int:
+    """Return the key of a kind of module in the table: not 0."""
+    digest = hashlib.sha256(kind.encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 2 | 1
+
+
+def _enter(key: int, place: int) -> None:
+    """Put the address of a kernel into the table."""
+    for probe in range(_KINDS):
+        at = _FIRST_KIND + 2 * ((key >> 1) + probe & _KINDS - 1)
+        if _table[at] in (0, key):
+            _table[at + 1] = place  # first, since other threads look for the key
+            _table[at] = key
+            return
+    raise RuntimeError(f"there may be at most {_KINDS} kinds of modules in a process")
+
+
+@intrinsic
+def call_kernel(typingctx, at, arguments):  # type: ignore[no-untyped-def]
+    """Call a kernel of int64 arguments by its address; return its int64 result."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        # Numba's own convention: a status is returned (these kernels cannot fail), and places for
+        # the result and for an exception come first.
+        integer, place = ir.IntType(64), ir.IntType(8).as_pointer().as_pointer()
+        count = sig.args[1].count
+        function_type = ir.FunctionType(
+            ir.IntType(32), [integer.as_pointer(), place] + [integer] * count
+        )
+        function = builder.inttoptr(args[0], function_type.as_pointer())
+        result = cgutils.alloca_once_value(builder, ir.Constant(integer, 0))
+        failure = cgutils.alloca_once(builder, ir.IntType(8).as_pointer())
+        values = [builder.extract_value(args[1], i) for i in range(count)]
+        builder.call(function, [result, failure, *values])
+        return builder.load(result)
+
+    return types.int64(types.int64, arguments), codegen
+
+
+@helper
+def _kernel_of(table, key):
+    """Return the address of the kernel of a kind of module, or 0."""
+    numbers = int_pointer(table)
+    for probe in range(_KINDS):
+        at = _FIRST_KIND + 2 * (((key >> 1) + probe) & (_KINDS - 1))
+        if numbers[at] == key:
+            return numbers[at + 1]
+        if numbers[at] == 0:
+            break
+    return INT0
+
+
+# -- Products -------------------------------------------------------------------------------------
+
+
+@intrinsic
+def _row_tile(typingctx, width, count, a, b, step, group, c, init):  # type: ignore[no-untyped-def]
+    """Multiply one row of numbers with as many vectors of a panel as `width` is long.
+
+    `a`, `b`, `c` and `init` are pointers; vectors of the panel are `step` floats apart from k to
+    k, and its second group of vectors starts `group` floats behind the first.
+    """
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        _, count, a, b, step, group, c, init = args
+        integer = ir.IntType(64)
+
+        def constant(value: int) -> Any:
+            return ir.Constant(integer, value)
+
+        n_vectors = sig.args[0].count
+        sums = [
+            cgutils.alloca_once_value(builder, load_value(builder, init, constant(v * LANES)))
+            for v in range(n_vectors)
+        ]
+        with cgutils.for_range_slice(
+            builder, constant(0), count, constant(1), integer, inc=True
+        ) as (k, _):
+            x = splat_value(builder, builder.load(builder.gep(a, [k])))
+            first = builder.mul(k, step)
+            for v, place in enumerate(sums):
+                at = builder.add(first, constant(v % GROUP * LANES))
+                if v >= GROUP:
+                    at = builder.add(at, group)
+                total = fma_value(builder, x, load_value(builder, b, at), builder.load(place))
+                builder.store(total, place)
+        for v, place in enumerate(sums):
+            target = vector_address(builder, c, constant(v * LANES))
+            builder.store(builder.load(place), target, align=4)
+        return context.get_dummy_value()
+
+    pointer = types.CPointer(types.float32)
+    integers = types.int64
+    return types.void(
+        width, integers, pointer, pointer, integers, integers, pointer, pointer
+    ), codegen
+
+
+@helper
+def _multiply_row(n_vectors, count, a, b, c, init):
+    """Make :func:`fastgates.engine.multiply.multiply` of one row, without its generality.
+
+    The sum over k runs in the same order, so it has the same bits.
+    """
+    vector = INT0
+    numbers, sums, starts = float_pointer(a), c, init
+    while vector < n_vectors:
+        left = n_vectors - vector
+        panel, into = float_pointer(b), float_pointer(sums)
+        start = float_pointer(starts)
+        group = count * GROUP * LANES
+        width = min(left, INT0 + GROUP)
+        if left >= 2 * GROUP:
+            width = INT0 + 2 * GROUP
+            _row_tile(_EIGHT, count, numbers, panel, INT0 + GROUP * LANES, group, into, start)
+        elif width == 4:
+            _row_tile(_FOUR, count, numbers, panel, INT0 + 4 * LANES, group, into, start)
+        elif width == 3:
+            _row_tile((0, 0, 0), count, numbers, panel, INT0 + 3 * LANES, group, into, start)
+        elif width == 2:
+            _row_tile((0, 0), count, numbers, panel, INT0 + 2 * LANES, group, into, start)
+        else:
+            _row_tile((0,), count, numbers, panel, INT0 + LANES, group, into, start)
+        b += 4 * count * width * LANES
+        sums += 4 * width * LANES
+        starts += 4 * width * LANES
+        vector += width
+
+
+_FOUR = (0,) * GROUP
+_EIGHT = (0,) * (2 * GROUP)
+
+
+@helper
+def _multiply_rows(multiply, n_rows, n_vectors, count, a, a_row, b, c, c_row, init, init_row):
+    """Multiply rows of numbers with a panel; the sums start from vectors side by side."""
+    if n_rows == 1:
+        _multiply_row(n_vectors, count, a, b, c, init)
+    else:
+        call_multiply(
+            multiply,
+            (n_rows, n_vectors, count),
+            (a, INT0, a_row, INT0 + 1),
+            (b, INT0),
+            (c, INT0, c_row, INT0),
+            (init, init_row, INT0 + LANES),
+            INT0,
+            (INT0 + 1, INT0),
+        )
+
+
+# -- Modules --------------------------------------------------------------------------------------
+
+
+@helper
+def step_pass(
+    record,
+    weights,
+    inputs,
+    input_row,
+    states,
+    row,
+    scratch,
+    output,
+    output_row,
+    n_rows,
+    multiply,
+    equations,
+    first_equations,
+    slots,
+    n_states,
+):
+    """Run one step of one layer of a cell, for a block of rows.
+
+    Parameters
+    ----------
+    record, weights : int
+        Addresses of the module's record and of the weights of the program.
+    inputs, input_row : int
+        Address of the inputs, and how many floats rows are apart.
+    states, row : int
+        The same of the rows of states.
+    scratch : int
+        Address of the row whose scratch is used first.
+    output, output_row : int
+        The same of the output; address 0 where it is not wanted.
+    n_rows, multiply : int
+        Rows, and the address of the kernel that makes products of several.
+    equations, first_equations, slots, n_states
+        The cell's, see :func:`fastgates.engine.forward.forward_pass`.
+    """
+    numbers = int_pointer(record)
+    hidden, n_blocks = numbers[OUTPUT_SIZE], numbers[N_BLOCKS]
+    width = n_blocks * LANES
+    state_at = states + 4 * numbers[STATE]
+    slots_at = scratch + 4 * numbers[SLOTS]
+    source_at = scratch + 4 * numbers[SOURCE]
+    pointer, state, sources = (
+        float_pointer(slots_at),
+        float_pointer(state_at),
+        float_pointer(source_at),
+    )
+    constants = float_pointer(weights + 4 * numbers[UNIT_CONSTANT])
+    # Slots without a product with the input take their bias, a sum of no terms; then those with;
+    # then the stages of the product with the state are added. In a loop, the product is compiled
+    # once.
+    n_slots, count, a, a_row = numbers[FIRST_INPUT], INT0, inputs, input_row
+    c, panel, init, init_row = slots_at, weights, weights + 4 * numbers[BIAS], INT0
+    for part in range(4):
+        _multiply_rows(
+            multiply, n_rows, n_slots * n_blocks, count, a, a_row, panel, c, row, init, init_row
+        )
+        if part == 0:
+            c += 4 * n_slots * width
+            init += 4 * n_slots * width
+            n_slots, count = numbers[N_INPUTS], numbers[INPUT_SIZE]
+            panel = weights + 4 * numbers[INPUT_PANEL]
+        elif part == 1:
+            c, init, init_row = slots_at, slots_at, row
+            n_slots, count, a, a_row = numbers[N_STAGE], hidden, state_at, row
+            panel = weights + 4 * numbers[PANEL]
+        elif first_equations is None:
+            break
+        elif part == 2:
+            for i in range(n_rows):
+                for k in range(0, width, LANES):
+                    place = i * row + k
+                    source, activated = first_equations(
+                        load_vectors((), pointer, place, width, slots),
+                        load_vectors((), state, place, width, n_states),
+                        load(constants, k),
+                    )
+                    store(sources, place, source)
+                    store_vectors((), activated, pointer, place, width)
+            c = slots_at + 4 * numbers[N_STAGE] * width
+            init = c
+            n_slots, a = numbers[N_STAGE_2], source_at
+            panel = weights + 4 * numbers[PANEL_2]
+    result = float_pointer(output)
+    for i in range(n_rows):
+        for k in range(0, width, LANES):
+            place = i * row + k
+            new_states, _ = equations(
+                load_vectors((), pointer, place, width, slots),
+                load_vectors((), state, place, width, n_states),
+                load(constants, k),
+            )
+            store_vectors((), new_states, state, place, width)
+            if output != 0:
+                store_row(result, i * output_row, k, hidden, new_states[0])
+
+
+@kernel
+def step_dense(
+    record,
+    weights,
+    inputs,
+    input_row,
+    states,
+    row,
+    scratch,
+    output,
+    output_row,
+    n_rows,
+    multiply,
+    stamp=STAMP,
+):
+    """Run a dense layer (arguments as of :func:`step_pass`)."""
+    numbers = int_pointer(record)
+    outputs, n_blocks, activation = numbers[OUTPUT_SIZE], numbers[N_BLOCKS], numbers[ACTIVATION]
+    sums = scratch + 4 * numbers[SLOTS]
+    _multiply_rows(
+        multiply,
+        n_rows,
+        n_blocks,
+        numbers[INPUT_SIZE],
+        inputs,
+        input_row,
+        weights + 4 * numbers[INPUT_PANEL],
+        sums,
+        row,
+        weights + 4 * numbers[BIAS],
+        INT0,
+    )
+    source, result = float_pointer(sums), float_pointer(output)
+    for i in range(n_rows):
+        if activation == _SOFTMAX:
+            softmax_row(source, i * row, outputs)
+        for k in range(0, n_blocks * LANES, LANES):
+            vector = load(source, i * row + k)
+            if activation == _TANH:
+                vector = tanh(vector)
+            elif activation == _SIGMOID:
+                vector = sigmoid(vector)
+            elif activation == _RELU:
+                vector = relu(vector)
+            store_row(result, i * output_row, k, outputs, vector)
+    return INT0
+
+
+@kernel
+def step_scaling(
+    record,
+    weights,
+    inputs,
+    input_row,
+    states,
+    row,
+    scratch,
+    output,
+    output_row,
+    n_rows,
+    multiply,
+    stamp=STAMP,
+):
+    """Run a scaling (arguments as of :func:`step_pass`)."""
+    numbers = int_pointer(record)
+    size, width = numbers[OUTPUT_SIZE], numbers[N_BLOCKS] * LANES
+    mean = float_pointer(weights + 4 * numbers[BIAS])
+    scale = float_pointer(weights + 4 * numbers[UNIT_CONSTANT])
+    source, result = float_pointer(inputs), float_pointer(output)
+    for i in range(n_rows):
+        for k in range(0, width, LANES):
+            x = load_row(source, i * input_row, k, size)
+            if numbers[ACTIVATION] == 1:
+                y = x * load(scale, k) + load(mean, k)
+            else:
+                y = (x - load(mean, k)) / load(scale, k)
+            store_row(result, i * output_row, k, size, y)
+    return INT0
+
+
+# -- The kernels of the cells ---------------------------------------------------------------------
+
+
+def _stamp_of(function: Any) -> int:
+    """Return a hash over what a cell's equations are made of: the package, and their own file."""
+    digest = hashlib.sha256(STAMP.to_bytes(8, "little"))
+    try:
+        with open(inspect.getfile(function.py_func), "rb") as file:
+            digest.update(file.read())
+    except (OSError, TypeError):  # typed into an interpreter
+        code = function.py_func.__code__
+        digest.update(code.co_code + repr((code.co_names, code.co_consts)).encode())
+    return int.from_bytes(digest.digest()[:8], "little") >> 2
+
+
+def _step_kernel(cell: Cell) -> Any:
+    """Make the kernel of a cell from its equations.
+
+    It is a closure, which the disk cache knows by the names of the equations and by its stamp.
+    """
+    equations, first_equations = cell.equations, cell.first_equations
+    slots, n_states = (0,) * len(cell.slots), (0,) * len(cell.states)
+
+    def step(
+        record,
+        weights,
+        inputs,
+        input_row,
+        states,
+        row,
+        scratch,
+        output,
+        output_row,
+        n_rows,
+        multiply,
+        stamp,
+    ):
+        step_pass(
+            record,
+            weights,
+            inputs,
+            input_row,
+            states,
+            row,
+            scratch,
+            output,
+            output_row,
+            n_rows,
+            multiply,
+            equations,
+            first_equations,
+            slots,
+            n_states,
+        )
+        return INT0
+
+    step.__qualname__ = step.__name__ = f"step_{cell.name}"
+    step.__defaults__ = (_stamp_of(equations),)
+    return kernel(step)
+
+
+_N_MODULE_ARGUMENTS = 11
+
+
+def address_of(compiled_kernel: Any, n_arguments: int) -> int:
+    """Return the address of a kernel of int64 arguments, compiled or loaded now."""
+    (stamp,) = compiled_kernel.py_func.__defaults__
+    signature = (types.int64,) * n_arguments + (types.Omitted(stamp),)
+    compiled_kernel.compile(signature)
+    (compiled,) = compiled_kernel.overloads.values()
+    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+
+
+def provide(kind: str, make: Any) -> int:
+    """Return the key of a kind of module, whose kernel is in the table from now on.
+
+    Parameters
+    ----------
+    kind : str
+    make : callable
+        Returns the kernel; called where it is not there yet.
+    """
+    key = key_of(kind)
+    with _providing:
+        if key not in _provided:
+            if _table[_RUN_AT] == 0:
+                _table[_MULTIPLY_AT] = multiply_address()
+                _table[_RUN_AT] = address_of(run, _N_RUN_ARGUMENTS)
+            _enter(key, address_of(make(), _N_MODULE_ARGUMENTS))
+            _provided.add(key)
+    return key
+
+
+_provided: set[int] = set()
+
+
+def provide_cell(cell: Cell) -> int:
+    """Return the key of the steps of a cell, see :func:`provide`."""
+    return provide(f"cell {cell.name}", lambda: _step_kernel(cell))
+
+
+def provide_dense() -> int:
+    """Return the key of dense layers, see :func:`provide`."""
+    return provide("dense", lambda: step_dense)
+
+
+def provide_scaling() -> int:
+    """Return the key of scalings, see :func:`provide`."""
+    return provide("scaling", lambda: step_scaling)
+
+
+# -- The interpreter ------------------------------------------------------------------------------
+
+
+@helper
+def _place(place, outside, n_states, states, scratch):
+    """Return the address of what is at a place of a row (see FIELDS); 0 where it is not wanted."""
+    if place == -1:
+        return outside
+    if place == -2:
+        return INT0
+    if place < n_states:
+        return states + 4 * place
+    return scratch + 4 * place
+
+
+@kernel
+def run(
+    abi,
+    table,
+    program,
+    weights,
+    inputs,
+    input_row,
+    input_step,
+    states,
+    row,
+    output,
+    output_row,
+    output_step,
+    n_rows,
+    n_steps,
+    stamp=STAMP,
+):
+    """Run a program for rows of a batch and steps of time.
+
+    All arguments are int64: addresses, and how many floats rows and steps are apart.
+
+    Returns
+    -------
+    int
+        0, or 1 where the program was made by another version of the package or for another width,
+        or 2 where the process does not know one of its cells. Then nothing was done.
+    """
+    numbers = int_pointer(program)
+    if abi != ABI or numbers[STAMP_AT] != PROGRAM_STAMP:
+        return INT0 + 1
+    n_modules, n_states = numbers[N_MODULES], numbers[STATES]
+    multiply = int_pointer(table)[_MULTIPLY_AT]
+    for module in range(n_modules):
+        if _kernel_of(table, numbers[N_HEADER + module * N_RECORD + KIND]) == 0:
+            return INT0 + 2
+    for begin in range(0, n_rows, _BLOCK_ROWS):
+        n_block = min(n_rows - begin, INT0 + _BLOCK_ROWS)
+        block = states + 4 * begin * row
+        for step in range(n_steps):
+            taken = inputs + 4 * (begin * input_row + step * input_step)
+            given = output + 4 * (begin * output_row + step * output_step)
+            for module in range(n_modules):
+                first = N_HEADER + module * N_RECORD
+                source, target = numbers[first + INPUT], numbers[first + OUTPUT]
+                arguments = (
+                    program + 8 * first,
+                    weights,
+                    _place(source, taken, n_states, block, states),
+                    input_row if source == -1 else row,
+                    block,
+                    row,
+                    states,
+                    _place(target, given, n_states, block, states),
+                    output_row if target == -1 else row,
+                    n_block,
+                    multiply,
+                )
+                call_kernel(_kernel_of(table, numbers[first + KIND]), arguments)
+    return INT0
+
+
+_N_RUN_ARGUMENTS = 14
