@@ -51,7 +51,7 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 def _hash_of_sources() -> int:
     """Return 62 bits of a hash over all that goes into kernels, and the SIMD width asked for."""
     digest = hashlib.sha256(os.environ.get("FASTGATES_LANES", "").encode())
-    paths = [_PACKAGE / name for name in ("_jit.py", "_simd.py", "_vecmath.py")]
+    paths = [_PACKAGE / name for name in ("_jit.py", "_simd.py", "_vecmath.py", "jit.py")]
     for folder in ("cells", "engine"):
         paths += sorted((_PACKAGE / folder).glob("*.py"))
     for path in paths:

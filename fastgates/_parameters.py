@@ -7,9 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .embedding.streaming import Stream
+    from .jit import JitHandle
 
 __all__ = ["EditableParameters", "Gradients", "Module", "Shapes", "split"]
 
@@ -67,11 +71,15 @@ class Module:
 
     #: Whether optimisers change the parameters.
     trainable = True
+    _program: Any = None  # see fastgates.embedding.program
 
     def __init__(self, shapes: Shapes) -> None:
         self._shapes = dict(shapes)
         self._vector = np.zeros(sum(math.prod(s) for s in shapes.values()), np.float32)
         self._version = 0  # counts changes, so that packed weights know when they are stale
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_program": None}
 
     def _bind(self, vector: np.ndarray) -> None:
         """Let the parameters live in `vector`, which holds their values."""
@@ -159,3 +167,45 @@ class Module:
         with self.edit_parameters() as parameters:
             for name, value in values.items():
                 parameters[name][...] = value
+
+    # -- Inside other programs --------------------------------------------------------------------
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """Return a stream: the model fed one step of time after the other.
+
+        Parameters
+        ----------
+        batch_size : int
+            Sequences that advance together.
+
+        Returns
+        -------
+        Stream
+            With the parameters as they are now.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the model is bidirectional, or `batch_size` is not a positive integer.
+        """
+        from .embedding.program import program_of
+        from .embedding.streaming import Stream
+
+        return Stream(program_of(self), batch_size)
+
+    def jit_handle(self) -> JitHandle:
+        """Return the model as plain data for ``@njit`` code, see :mod:`fastgates.jit`.
+
+        Returns
+        -------
+        JitHandle
+            With the parameters as they are now.
+
+        Raises
+        ------
+        ValueError
+            If the model is bidirectional.
+        """
+        from .jit import handle_of
+
+        return handle_of(self)

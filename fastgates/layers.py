@@ -152,7 +152,7 @@ class Recurrent(Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights hold addresses: a copy packs its own.
-        return self.__dict__ | {"_packed": None, "_transposed": None, "_views": None}
+        return super().__getstate__() | {"_packed": None, "_transposed": None, "_views": None}
 
     @property
     def output_size(self) -> int:

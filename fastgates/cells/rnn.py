@@ -142,9 +142,5 @@ def _register(name, forward, backward, equations):
 
 RNN_TANH = _register("rnn", forward_tanh, backward_tanh, step_tanh)
 RNN_RELU = _register("rnn_relu", forward_relu, backward_relu, step_relu)
-LEAKY_TANH = _register(
-    "leaky_rnn", forward_leaky_tanh, backward_leaky_tanh, step_leaky_tanh
-)
-LEAKY_RELU = _register(
-    "leaky_rnn_relu", forward_leaky_relu, backward_leaky_relu, step_leaky_relu
-)
+LEAKY_TANH = _register("leaky_rnn", forward_leaky_tanh, backward_leaky_tanh, step_leaky_tanh)
+LEAKY_RELU = _register("leaky_rnn_relu", forward_leaky_relu, backward_leaky_relu, step_leaky_relu)

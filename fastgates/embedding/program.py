@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import cells
+from .._jit import STAMP
 from .._parameters import Module
 from .._simd import LANES
 from ..dense import Dense
@@ -53,6 +54,8 @@ class Program:
         Whether states are a tuple with an entry for each recurrent layer.
     work : int
         Multiply-adds of a step of one row.
+    kinds : tuple of str
+        Of each module, for :func:`kernel_address`.
     """
 
     numbers: np.ndarray
@@ -61,6 +64,14 @@ class Program:
     layers: tuple[tuple[LayerPlace, ...], ...]
     is_sequential: bool
     work: int
+    kinds: tuple[str, ...]
+
+    def __reduce__(self) -> Any:
+        values = (getattr(self, name) for name in self.__dataclass_fields__)
+        return _rebuild, (STAMP, LANES, *values)
+
+    def __deepcopy__(self, memo: Any) -> Program:
+        return self  # nothing in it changes
 
     @property
     def input_size(self) -> int:
@@ -131,6 +142,51 @@ class Program:
         return states[0] if states else None
 
 
+def kernel_address(kind: str) -> int:
+    """Return the address of the kernel for a kind of module.
+
+    Raises
+    ------
+    ValueError
+        If it is a cell that is not registered.
+    """
+    if kind == "dense":
+        return step.dense_address()
+    if kind == "scaling":
+        return step.scaling_address()
+    return step.cell_address(cells.get(kind.removeprefix(_CELL)))
+
+
+_CELL = "cell "
+
+
+def rebound(numbers: np.ndarray, kinds: tuple[str, ...]) -> np.ndarray:
+    """Return the numbers of a program of another process with this process's addresses."""
+    numbers = numbers.copy()
+    numbers[step.TOKEN_PLACE] = step.TOKEN
+    numbers[step.MULTIPLY] = step.prepare()
+    kernels = numbers[step.N_HEADER + step.KERNEL :: step.N_RECORD]
+    kernels[...] = [kernel_address(kind) for kind in kinds]
+    numbers.flags.writeable = False
+    return numbers
+
+
+def check_origin(stamp: int, lanes: int) -> None:
+    """Raise where packed weights were made by other sources, or for another width."""
+    if (stamp, lanes) != (STAMP, LANES):
+        raise RuntimeError(
+            "what was pickled holds weights packed by another version of fastgates or for another "
+            f"SIMD width ({lanes} lanes, here {LANES}): pickle the model and make it anew"
+        )
+
+
+def _rebuild(stamp: int, lanes: int, numbers: np.ndarray, weights: np.ndarray, *rest: Any) -> Any:
+    check_origin(stamp, lanes)
+    weights = aligned(weights)
+    weights.flags.writeable = False
+    return Program(rebound(numbers, rest[-1]), weights, *rest)
+
+
 def flat_modules(model: Module) -> tuple[Any, ...]:
     """Return the modules of a model in order: layers, dense layers, scalings.
 
@@ -173,10 +229,10 @@ def program_of(model: Module) -> Program:
     """
     modules = flat_modules(model)
     versions = tuple(module._version for module in modules)
-    known = model.__dict__.get("_program")
+    known = model._program
     if known is None or known[0] != versions:
         known = (versions, _Builder(modules).build(isinstance(model, Sequential)))
-        model.__dict__["_program"] = known
+        model._program = known
     program: Program = known[1]
     return program
 
@@ -192,7 +248,7 @@ class _Builder:
         self._modules = modules
         self._weights: list[np.ndarray] = []
         self._n_weights = 0
-        self._records: list[dict[str, int]] = []
+        self._records: list[dict[str, Any]] = []
         self._work = 0
 
     def _add(self, *arrays: np.ndarray) -> list[int]:
@@ -206,7 +262,7 @@ class _Builder:
             self._n_weights += padded.size
         return places
 
-    def _layers(self, module: Recurrent) -> Iterator[dict[str, int]]:
+    def _layers(self, module: Recurrent) -> Iterator[dict[str, Any]]:
         cell, values = module.cell, module._values()
         stages = [count for _, count in cell.stages]
         for direction in module._directions:
@@ -220,11 +276,11 @@ class _Builder:
             bias, constant, input_panel, panel, panel_2 = (
                 int(place) for place in np.where(there, start + (places - first) // 4, 0)
             )
-            self._work += len(cell.gates) * module.hidden_size * (
-                direction.input_size + module.hidden_size
+            self._work += (
+                len(cell.gates) * module.hidden_size * (direction.input_size + module.hidden_size)
             )
             yield {
-                "kind": step.provide_cell(cell),
+                "kind": _CELL + cell.name,
                 "input_size": direction.input_size,
                 "output_size": module.hidden_size,
                 "n_blocks": direction.n_blocks,
@@ -241,13 +297,13 @@ class _Builder:
                 "panel_2": panel_2,
             }
 
-    def _dense(self, module: Dense) -> dict[str, int]:
+    def _dense(self, module: Dense) -> dict[str, Any]:
         values = module.parameters
         panel, bias = pack_affine(values["weight"], values.get("bias"))
         panel_at, bias_at = self._add(panel, bias)
         self._work += module.input_size * module.output_size
         return {
-            "kind": step.provide_dense(),
+            "kind": "dense",
             "input_size": module.input_size,
             "output_size": module.output_size,
             "n_blocks": n_blocks_of(module.output_size),
@@ -257,14 +313,14 @@ class _Builder:
             "input_panel": panel_at,
         }
 
-    def _scaling(self, module: Scaling) -> dict[str, int]:
+    def _scaling(self, module: Scaling) -> dict[str, Any]:
         values = module.parameters
         width = _up(module.size, LANES)
         mean, scale = np.zeros(width, np.float32), np.ones(width, np.float32)
         mean[: module.size], scale[: module.size] = values["mean"], values["scale"]
         mean_at, scale_at = self._add(mean, scale)
         return {
-            "kind": step.provide_scaling(),
+            "kind": "scaling",
             "input_size": module.size,
             "output_size": module.size,
             "n_blocks": n_blocks_of(module.size),
@@ -313,7 +369,7 @@ class _Builder:
         row = end + _LINE if end % 256 == 0 else end
         size = step.N_HEADER + len(self._records) * step.N_RECORD
         header = (
-            step.PROGRAM_STAMP,
+            step.TOKEN,
             len(self._records),
             self._modules[0].input_size,
             self._modules[-1].output_size,
@@ -321,12 +377,16 @@ class _Builder:
             n_states,
             size,
             self._n_weights,
+            step.prepare(),
         )
+        for record in self._records:
+            record["kernel"] = kernel_address(record["kind"])
         numbers = np.array(
             [*header, *(r.get(name, 0) for r in self._records for name in step.FIELDS)], np.int64
         )
+        kinds = tuple(record["kind"] for record in self._records)
         weights = aligned(np.concatenate(self._weights))
         numbers.flags.writeable = weights.flags.writeable = False
         return Program(
-            numbers, weights, tuple(recurrent), tuple(layers), is_sequential, self._work
+            numbers, weights, tuple(recurrent), tuple(layers), is_sequential, self._work, kinds
         )

@@ -1,22 +1,25 @@
 """One time step of a whole model: what streams, compiled code of users and C programs call.
 
 A model is a *program*: an int64 array with a header and a record for each of its modules, and a
-float32 array of packed weights. Both hold places only, counted from their start, and no address: so
-a program may be copied, pickled, or frozen into somebody's compiled code. :func:`run` interprets it:
-for each module it looks for the kernel of the module's kind in a table and calls it by its address.
-The kernels of the cells are made of the same equations as the passes over sequences, and every sum
-runs in the same order: the results are the same bits.
+float32 array of packed weights. :func:`run` interprets it: for each module it calls the kernel of
+its kind, whose address the record holds. The kernels of the cells are made of the same equations as
+the passes over sequences, and every sum runs in the same order: the results are the same bits.
 
 A *row* is one sequence of a batch. Its floats lie side by side: first its states, padded to whole
 vectors, then scratch. The scratch of the first rows of a block serves all blocks, so what a large
 batch touches is its states.
+
+Compiled code of users reaches :func:`run` through a table with a name that the linker knows, so it
+holds no address and may be cached on disk. Should it hold a program, because a handle was a global
+variable when it was compiled, that program has another process's token, and is not run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-import threading
+import secrets
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +33,7 @@ from .._simd import (
     LANES,
     float_pointer,
     fma_value,
+    int_p,
     int_pointer,
     load,
     load_value,
@@ -48,25 +52,25 @@ if TYPE_CHECKING:
     from ..cells import Cell
 
 __all__ = [
-    "ABI",
     "ACTIVATIONS",
+    "ARGUMENTS",
     "FIELDS",
     "HEADER",
-    "PROGRAM_STAMP",
-    "TABLE_SYMBOL",
+    "TOKEN",
     "call_kernel",
-    "provide_cell",
-    "provide_dense",
-    "provide_scaling",
+    "cell_address",
+    "dense_address",
+    "prepare",
+    "quick_call",
     "run",
-    "table_address",
+    "run_again",
+    "scaling_address",
+    "table",
 ]
-
-ABI = 1  # of what compiled code of users does: it calls `run` through the table, with a record
 
 # The header of a program, and the record of a module behind it. Places count floats.
 HEADER = (
-    "stamp",  # of the sources that made it, and the SIMD width
+    "token",  # of the process that it was made in
     "n_modules",
     "input_size",
     "output_size",
@@ -74,9 +78,10 @@ HEADER = (
     "n_states",  # floats of its states, which come first
     "size",  # of the program
     "n_weights",
+    "multiply",  # address of the kernel that makes products of several rows
 )
 FIELDS = (
-    "kind",  # a key of the table
+    "kernel",  # its address
     "input",  # place in a row of what the module takes, or -1: the input of the model
     "output",  # of what it gives, or -1: the output of the model, or -2: the state is it
     "input_size",
@@ -98,9 +103,9 @@ FIELDS = (
     "panel",
     "panel_2",
 )
-STAMP_AT, N_MODULES, INPUTS, OUTPUTS, ROW, STATES, SIZE, N_WEIGHTS = range(len(HEADER))
+TOKEN_PLACE, N_MODULES, INPUTS, OUTPUTS, ROW, STATES, SIZE, N_WEIGHTS, MULTIPLY = range(len(HEADER))
 (
-    KIND,
+    KERNEL,
     INPUT,
     OUTPUT,
     INPUT_SIZE,
@@ -123,48 +128,21 @@ STAMP_AT, N_MODULES, INPUTS, OUTPUTS, ROW, STATES, SIZE, N_WEIGHTS = range(len(H
 ) = range(len(FIELDS))
 N_HEADER, N_RECORD = len(HEADER), len(FIELDS)
 
-# Marks programs: of these sources, for this width.
-PROGRAM_STAMP = STAMP ^ LANES
-
 ACTIVATIONS = ("identity", "tanh", "sigmoid", "relu", "softmax")
 _TANH, _SIGMOID, _RELU, _SOFTMAX = (
     ACTIVATIONS.index(name) for name in ("tanh", "sigmoid", "relu", "softmax")
 )
-_BLOCK_ROWS = 48  # of a batch that share their scratch: a multiple of the rows of all tiles
+BLOCK_ROWS = 48  # of a batch, which share their scratch: a multiple of the rows of all tiles
 
 # -- The table ------------------------------------------------------------------------------------
 
 # Compiled code finds it by this name, in any process that has imported this module.
-TABLE_SYMBOL = "fastgates_kernels"
-_RUN_AT, _MULTIPLY_AT, _FIRST_KIND = 0, 1, 2
-_KINDS = 256  # a power of two
-_table = np.zeros(_FIRST_KIND + 2 * _KINDS, np.int64)
-_providing = threading.RLock()
+TABLE_SYMBOL = "fastgates_table"
+TOKEN_AT, RUN_AT = 0, 1
+_table = np.array([secrets.randbits(62), 0], np.int64)
+TOKEN = int(_table[TOKEN_AT])  # of this process, and of those that it forks
 
-
-def table_address() -> int:
-    """Return where the table lies, for as long as the process lives."""
-    return address(_table)
-
-
-llvm.add_symbol(TABLE_SYMBOL, table_address())
-
-
-def key_of(kind: str) -> int:
-    """Return the key of a kind of module in the table: not 0."""
-    digest = hashlib.sha256(kind.encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 2 | 1
-
-
-def _enter(key: int, place: int) -> None:
-    """Put the address of a kernel into the table."""
-    for probe in range(_KINDS):
-        at = _FIRST_KIND + 2 * ((key >> 1) + probe & _KINDS - 1)
-        if _table[at] in (0, key):
-            _table[at + 1] = place  # first, since other threads look for the key
-            _table[at] = key
-            return
-    raise RuntimeError(f"there may be at most {_KINDS} kinds of modules in a process")
+llvm.add_symbol(TABLE_SYMBOL, address(_table))
 
 
 @intrinsic
@@ -189,17 +167,16 @@ def call_kernel(typingctx, at, arguments):  # type: ignore[no-untyped-def]
     return types.int64(types.int64, arguments), codegen
 
 
-@helper
-def _kernel_of(table, key):
-    """Return the address of the kernel of a kind of module, or 0."""
-    numbers = int_pointer(table)
-    for probe in range(_KINDS):
-        at = _FIRST_KIND + 2 * (((key >> 1) + probe) & (_KINDS - 1))
-        if numbers[at] == key:
-            return numbers[at + 1]
-        if numbers[at] == 0:
-            break
-    return INT0
+@intrinsic
+def table(typingctx):  # type: ignore[no-untyped-def]
+    """Return a pointer to the table, also in code that comes from the disk."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        integer = ir.IntType(64)
+        found = builder.module.globals.get(TABLE_SYMBOL)
+        return found or ir.GlobalVariable(builder.module, integer, TABLE_SYMBOL)
+
+    return int_p(), codegen
 
 
 # -- Products -------------------------------------------------------------------------------------
@@ -555,42 +532,42 @@ def address_of(compiled_kernel: Any, n_arguments: int) -> int:
     return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
 
 
-def provide(kind: str, make: Any) -> int:
-    """Return the key of a kind of module, whose kernel is in the table from now on.
+@lru_cache(maxsize=1)
+def prepare() -> int:
+    """Compile or load what all programs need; return the address of the multiply kernel."""
+    _table[RUN_AT] = address_of(run, _N_RUN_ARGUMENTS)
+    return multiply_address()
 
-    Parameters
-    ----------
-    kind : str
-    make : callable
-        Returns the kernel; called where it is not there yet.
+
+@lru_cache(maxsize=1)
+def quick_call() -> Any:
+    """Return :func:`run_again` as a built-in function of the address and None, for the stamp.
+
+    It is what Numba's dispatcher calls after it has looked at the types, which takes as long as a
+    step of a small network.
     """
-    key = key_of(kind)
-    with _providing:
-        if key not in _provided:
-            if _table[_RUN_AT] == 0:
-                _table[_MULTIPLY_AT] = multiply_address()
-                _table[_RUN_AT] = address_of(run, _N_RUN_ARGUMENTS)
-            _enter(key, address_of(make(), _N_MODULE_ARGUMENTS))
-            _provided.add(key)
-    return key
+    prepare()
+    address_of(run_again, 1)
+    (compiled,) = run_again.overloads.values()
+    return compiled.entry_point
 
 
-_provided: set[int] = set()
+@cache
+def cell_address(cell: Cell) -> int:
+    """Return the address of the kernel for steps of a cell."""
+    return address_of(_step_kernel(cell), _N_MODULE_ARGUMENTS)
 
 
-def provide_cell(cell: Cell) -> int:
-    """Return the key of the steps of a cell, see :func:`provide`."""
-    return provide(f"cell {cell.name}", lambda: _step_kernel(cell))
+@lru_cache(maxsize=1)
+def dense_address() -> int:
+    """Return the address of the kernel for dense layers."""
+    return address_of(step_dense, _N_MODULE_ARGUMENTS)
 
 
-def provide_dense() -> int:
-    """Return the key of dense layers, see :func:`provide`."""
-    return provide("dense", lambda: step_dense)
-
-
-def provide_scaling() -> int:
-    """Return the key of scalings, see :func:`provide`."""
-    return provide("scaling", lambda: step_scaling)
+@lru_cache(maxsize=1)
+def scaling_address() -> int:
+    """Return the address of the kernel for scalings."""
+    return address_of(step_scaling, _N_MODULE_ARGUMENTS)
 
 
 # -- The interpreter ------------------------------------------------------------------------------
@@ -610,8 +587,8 @@ def _place(place, outside, n_states, states, scratch):
 
 @kernel
 def run(
-    abi,
-    table,
+    version,
+    token,
     program,
     weights,
     inputs,
@@ -628,24 +605,23 @@ def run(
 ):
     """Run a program for rows of a batch and steps of time.
 
-    All arguments are int64: addresses, and how many floats rows and steps are apart.
+    All arguments are int64: the caller's STAMP, the process's token, and then addresses, and how
+    many floats rows and steps are apart.
 
     Returns
     -------
     int
-        0, or 1 where the program was made by another version of the package or for another width,
-        or 2 where the process does not know one of its cells. Then nothing was done.
+        0, or 1 where the caller was compiled by another version of the package, or 2 where the
+        program is another process's. Then nothing was done.
     """
     numbers = int_pointer(program)
-    if abi != ABI or numbers[STAMP_AT] != PROGRAM_STAMP:
+    if version != STAMP:
         return INT0 + 1
-    n_modules, n_states = numbers[N_MODULES], numbers[STATES]
-    multiply = int_pointer(table)[_MULTIPLY_AT]
-    for module in range(n_modules):
-        if _kernel_of(table, numbers[N_HEADER + module * N_RECORD + KIND]) == 0:
-            return INT0 + 2
-    for begin in range(0, n_rows, _BLOCK_ROWS):
-        n_block = min(n_rows - begin, INT0 + _BLOCK_ROWS)
+    if numbers[TOKEN_PLACE] != token:
+        return INT0 + 2
+    n_modules, n_states, multiply = numbers[N_MODULES], numbers[STATES], numbers[MULTIPLY]
+    for begin in range(0, n_rows, BLOCK_ROWS):
+        n_block = min(n_rows - begin, INT0 + BLOCK_ROWS)
         block = states + 4 * begin * row
         for step in range(n_steps):
             taken = inputs + 4 * (begin * input_row + step * input_step)
@@ -666,8 +642,34 @@ def run(
                     n_block,
                     multiply,
                 )
-                call_kernel(_kernel_of(table, numbers[first + KIND]), arguments)
+                call_kernel(numbers[first + KERNEL], arguments)
     return INT0
 
 
 _N_RUN_ARGUMENTS = 14
+
+# What `run_again` takes, in one array: the arguments of `run`.
+ARGUMENTS = (
+    "version",
+    "token",
+    "program",
+    "weights",
+    "inputs",
+    "input_row",
+    "input_step",
+    "states",
+    "row",
+    "output",
+    "output_row",
+    "output_step",
+    "n_rows",
+    "n_steps",
+)
+
+
+@kernel
+def run_again(arguments, stamp=STAMP):
+    """Call :func:`run` with the int64 arguments at this address: from Python, the quickest way."""
+    n = int_pointer(arguments)
+    first = (n[0], n[1], n[2], n[3], n[4], n[5], n[6])
+    return call_kernel(table()[RUN_AT], (*first, n[7], n[8], n[9], n[10], n[11], n[12], n[13]))
