@@ -25,21 +25,31 @@ not leave a ``prange``: try your loop with ``range`` first.)
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 from numba.core import types
 from numba.core.errors import TypingError
-from numba.extending import overload, register_jitable
+from numba.extending import intrinsic, overload, register_jitable
 
 from ._checks import positive_integer, real_array
-from ._jit import STAMP
+from ._jit import INT0, STAMP
 from ._parameters import Module
 from ._simd import LANES
 from .embedding.program import check_origin, program_of, rebound
 from .engine import step as _engine
 from .engine.call import address, aligned, aligned_empty
-from .engine.step import INPUTS, OUTPUTS, ROW, RUN_AT, TOKEN_AT, call_kernel, table
+from .engine.step import (
+    INPUTS,
+    OUTPUTS,
+    ROW,
+    RUN_AT,
+    TOKEN_AT,
+    call_address,
+    table_pointer,
+)
 
 __all__ = ["JitHandle", "forward", "handle_of", "new_state", "read_state", "step", "write_state"]
 
@@ -196,9 +206,6 @@ def read_state(model: Module, state: np.ndarray) -> Any:
 
 # -- Steps ----------------------------------------------------------------------------------------
 
-_OTHER_VERSION = (
-    "this function was compiled for another version of fastgates: delete its cache files"
-)
 _OTHER_PROCESS = (
     "the handle was made in another process: pass it to the compiled function as an argument "
     "(a global variable is frozen into code that is cached on disk)"
@@ -239,7 +246,7 @@ def _run_from_python(handle: JitHandle, x: Any, state: Any, out: Any, over_time:
     row = x.shape[-1], state.shape[-1], out.shape[-1]
     status = _engine.run(
         *(STAMP, _engine.TOKEN, address(handle.numbers), address(handle.weights)),
-        *(addresses[0], row[0], row[0], addresses[1], row[1], addresses[2], row[2], row[2]),
+        *(addresses[0], *[row[0]] * 3, addresses[1], row[1], addresses[2], *[row[2]] * 3),
         *(rows, steps),
     )
     if status != 0:
@@ -290,72 +297,75 @@ def forward(handle: JitHandle, x: np.ndarray, state: np.ndarray, out: np.ndarray
     _run_from_python(handle, x, state, out, over_time=True)
 
 
+@intrinsic
+def _call(typingctx, handle, x, state, out, sizes):  # type: ignore[no-untyped-def]
+    """Call the interpreter of programs and return its status.
+
+    It takes the arrays whole, since code that takes them apart would count references to them.
+    """
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        integer = ir.IntType(64)
+
+        def place(numba_type: Any, value: Any) -> Any:
+            array = context.make_array(numba_type)(context, builder, value)
+            return builder.ptrtoint(array.data, integer)
+
+        numbers, weights = (
+            place(sig.args[0].types[i], builder.extract_value(args[0], i)) for i in range(2)
+        )
+        x, state, out = map(place, sig.args[1:4], args[1:4])
+        values = iter(builder.extract_value(args[4], i) for i in range(sizes.count))
+        entries = table_pointer(builder)
+        token, at = (
+            builder.load(builder.gep(entries, [integer(entry)])) for entry in (TOKEN_AT, RUN_AT)
+        )
+        arguments = [integer(STAMP), token, numbers, weights]
+        arguments += [x, *itertools.islice(values, 3), state, next(values), out, *values]
+        return call_address(builder, at, arguments)
+
+    return types.int64(handle, x, state, out, sizes), codegen
+
+
 @register_jitable
-def _run(handle, x, x_row, x_step, state, row, out, out_row, out_step, n_rows, n_steps):  # type: ignore[no-untyped-def]
-    """Call the interpreter of programs, and raise what it says."""
-    entries = table()
-    if entries[RUN_AT] == 0:  # no handle was made in this process
-        raise RuntimeError(_OTHER_PROCESS)
-    status = call_kernel(
-        entries[RUN_AT],
-        (
-            np.int64(STAMP),
-            entries[TOKEN_AT],
-            np.int64(handle.numbers.ctypes.data),
-            np.int64(handle.weights.ctypes.data),
-            np.int64(x.ctypes.data),
-            np.int64(x_row),
-            np.int64(x_step),
-            np.int64(state.ctypes.data),
-            np.int64(row),
-            np.int64(out.ctypes.data),
-            np.int64(out_row),
-            np.int64(out_step),
-            np.int64(n_rows),
-            np.int64(n_steps),
-        ),
-    )
+def _fail(status):  # type: ignore[no-untyped-def]
     if status == 1:
-        raise RuntimeError(_OTHER_VERSION)
+        raise RuntimeError(
+            "this function was compiled for another version of fastgates: delete its cache files"
+        )
     if status == 2:
         raise RuntimeError(_OTHER_PROCESS)
-
-
-_X_SIZE = "the last axis of x must have input_size numbers"
-_OUT_SIZE = "the last axis of out must have output_size numbers"
-_STATE_SIZE = "state must come from fastgates.jit.new_state(handle)"
-_BATCH_SIZE = "x, state and out must have the same batch_size"
-_TIME = "x and out must have the same time"
-
-
-@register_jitable
-def _check_sizes(handle, x, state, out):  # type: ignore[no-untyped-def]
-    if x.shape[-1] != handle.numbers[INPUTS]:
-        raise ValueError(_X_SIZE)
-    if out.shape[-1] != handle.numbers[OUTPUTS]:
-        raise ValueError(_OUT_SIZE)
-    if state.shape[-1] != handle.numbers[ROW]:
-        raise ValueError(_STATE_SIZE)
+    if status == 3:
+        raise ValueError("the last axis of x must have input_size numbers")
+    if status == 4:
+        raise ValueError("state must come from fastgates.jit.new_state(handle)")
+    if status == 5:
+        raise ValueError("the last axis of out must have output_size numbers")
 
 
 def _step_one(handle, x, state, out):  # type: ignore[no-untyped-def]
-    _check_sizes(handle, x, state, out)
-    _run(handle, x, 0, 0, state, state.size, out, 0, 0, 1, 1)
+    n, m = x.size, out.size
+    status = _call(handle, x, state, out, (n, n, n, state.size, m, m, m, INT0 + 1, INT0 + 1))
+    if status != 0:
+        _fail(status)
 
 
 def _step_batch(handle, x, state, out):  # type: ignore[no-untyped-def]
-    _check_sizes(handle, x, state, out)
     if len(state) != len(x) or len(out) != len(x):
-        raise ValueError(_BATCH_SIZE)
-    x_row, row, out_row = x.shape[1], state.shape[1], out.shape[1]
-    _run(handle, x, x_row, 0, state, row, out, out_row, 0, len(x), 1)
+        raise ValueError("x, state and out must have the same batch_size")
+    n, m, row = x.shape[1], out.shape[1], state.shape[1]
+    status = _call(handle, x, state, out, (n, n, n, row, m, m, m, len(x), INT0 + 1))
+    if status != 0:
+        _fail(status)
 
 
 def _forward(handle, x, state, out):  # type: ignore[no-untyped-def]
-    _check_sizes(handle, x, state, out)
     if len(out) != len(x):
-        raise ValueError(_TIME)
-    _run(handle, x, 0, x.shape[1], state, state.size, out, 0, out.shape[1], 1, len(x))
+        raise ValueError("x and out must have the same time")
+    n, m = x.shape[1], out.shape[1]
+    status = _call(handle, x, state, out, (n, n, n, state.size, m, m, m, INT0 + 1, len(x)))
+    if status != 0:
+        _fail(status)
 
 
 def _check_handle(handle: Any) -> None:
@@ -382,13 +392,13 @@ def _check_types(name: str, handle: Any, x: Any, state: Any, out: Any, ndims: An
             )
 
 
-@overload(step)
+@overload(step, jit_options={"forceinline": True})
 def _overload_step(handle, x, state, out):  # type: ignore[no-untyped-def]
     _check_types("step", handle, x, state, out, (1, 2))
     return _step_one if x.ndim == 1 else _step_batch
 
 
-@overload(forward)
+@overload(forward, jit_options={"forceinline": True})
 def _overload_forward(handle, x, state, out):  # type: ignore[no-untyped-def]
     _check_types("forward", handle, x, state, out, (2,))
     return _forward

@@ -16,6 +16,7 @@ variable when it was compiled, that program has another process's token, and is 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import inspect
 import secrets
@@ -139,10 +140,41 @@ BLOCK_ROWS = 48  # of a batch, which share their scratch: a multiple of the rows
 # Compiled code finds it by this name, in any process that has imported this module.
 TABLE_SYMBOL = "fastgates_table"
 TOKEN_AT, RUN_AT = 0, 1
-_table = np.array([secrets.randbits(62), 0], np.int64)
-TOKEN = int(_table[TOKEN_AT])  # of this process, and of those that it forks
+TOKEN = secrets.randbits(62)  # of this process, and of those that it forks
+OTHER_PROCESS = 2  # what `run` returns for another one's program
+
+
+@ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.POINTER(ctypes.c_int64), ctypes.c_void_p)
+def _no_program(result: Any, failure: Any) -> int:
+    """Stand in for `run` where no program was made in this process; it takes what that takes."""
+    result[0] = OTHER_PROCESS
+    return 0
+
+
+_table = np.array([TOKEN, ctypes.cast(_no_program, ctypes.c_void_p).value], np.int64)
 
 llvm.add_symbol(TABLE_SYMBOL, address(_table))
+
+
+def call_address(builder: Any, at: Any, arguments: Any) -> Any:
+    """Emit a call of a kernel of int64 arguments by its address; return its int64 result."""
+    # Numba's own convention: a status is returned (these kernels cannot fail), and places for the
+    # result and for an exception come first.
+    integer, place = ir.IntType(64), ir.IntType(8).as_pointer().as_pointer()
+    function_type = ir.FunctionType(
+        ir.IntType(32), [integer.as_pointer(), place] + [integer] * len(arguments)
+    )
+    function = builder.inttoptr(at, function_type.as_pointer())
+    result = cgutils.alloca_once(builder, integer)
+    failure = cgutils.alloca_once(builder, ir.IntType(8).as_pointer())
+    builder.call(function, [result, failure, *arguments])
+    return builder.load(result)
+
+
+def table_pointer(builder: Any) -> Any:
+    """Emit a pointer to the table, also for code that comes from the disk."""
+    found = builder.module.globals.get(TABLE_SYMBOL)
+    return found or ir.GlobalVariable(builder.module, ir.IntType(64), TABLE_SYMBOL)
 
 
 @intrinsic
@@ -150,33 +182,16 @@ def call_kernel(typingctx, at, arguments):  # type: ignore[no-untyped-def]
     """Call a kernel of int64 arguments by its address; return its int64 result."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        # Numba's own convention: a status is returned (these kernels cannot fail), and places for
-        # the result and for an exception come first.
-        integer, place = ir.IntType(64), ir.IntType(8).as_pointer().as_pointer()
-        count = sig.args[1].count
-        function_type = ir.FunctionType(
-            ir.IntType(32), [integer.as_pointer(), place] + [integer] * count
-        )
-        function = builder.inttoptr(args[0], function_type.as_pointer())
-        result = cgutils.alloca_once_value(builder, ir.Constant(integer, 0))
-        failure = cgutils.alloca_once(builder, ir.IntType(8).as_pointer())
-        values = [builder.extract_value(args[1], i) for i in range(count)]
-        builder.call(function, [result, failure, *values])
-        return builder.load(result)
+        values = [builder.extract_value(args[1], i) for i in range(sig.args[1].count)]
+        return call_address(builder, args[0], values)
 
     return types.int64(types.int64, arguments), codegen
 
 
 @intrinsic
 def table(typingctx):  # type: ignore[no-untyped-def]
-    """Return a pointer to the table, also in code that comes from the disk."""
-
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        integer = ir.IntType(64)
-        found = builder.module.globals.get(TABLE_SYMBOL)
-        return found or ir.GlobalVariable(builder.module, integer, TABLE_SYMBOL)
-
-    return int_p(), codegen
+    """Return a pointer to the table."""
+    return int_p(), lambda context, builder, sig, args: table_pointer(builder)
 
 
 # -- Products -------------------------------------------------------------------------------------
@@ -592,11 +607,13 @@ def run(
     program,
     weights,
     inputs,
+    input_size,
     input_row,
     input_step,
     states,
     row,
     output,
+    output_size,
     output_row,
     output_step,
     n_rows,
@@ -605,20 +622,27 @@ def run(
 ):
     """Run a program for rows of a batch and steps of time.
 
-    All arguments are int64: the caller's STAMP, the process's token, and then addresses, and how
-    many floats rows and steps are apart.
+    All arguments are int64: the caller's STAMP, the process's token, and then addresses, how many
+    numbers there are in a row, and how many rows and steps are apart.
 
     Returns
     -------
     int
-        0, or 1 where the caller was compiled by another version of the package, or 2 where the
-        program is another process's. Then nothing was done.
+        0, or, where nothing was done, 1 if the caller was compiled by another version of the
+        package, 2 if the program is another process's, and 3, 4 or 5 if the inputs, the states or
+        the output have the wrong size.
     """
     numbers = int_pointer(program)
     if version != STAMP:
         return INT0 + 1
     if numbers[TOKEN_PLACE] != token:
-        return INT0 + 2
+        return INT0 + OTHER_PROCESS
+    if input_size != numbers[INPUTS]:
+        return INT0 + 3
+    if row != numbers[ROW]:
+        return INT0 + 4
+    if output_size != numbers[OUTPUTS]:
+        return INT0 + 5
     n_modules, n_states, multiply = numbers[N_MODULES], numbers[STATES], numbers[MULTIPLY]
     for begin in range(0, n_rows, BLOCK_ROWS):
         n_block = min(n_rows - begin, INT0 + BLOCK_ROWS)
@@ -646,7 +670,7 @@ def run(
     return INT0
 
 
-_N_RUN_ARGUMENTS = 14
+_N_RUN_ARGUMENTS = 16
 
 # What `run_again` takes, in one array: the arguments of `run`.
 ARGUMENTS = (
@@ -655,11 +679,13 @@ ARGUMENTS = (
     "program",
     "weights",
     "inputs",
+    "input_size",
     "input_row",
     "input_step",
     "states",
     "row",
     "output",
+    "output_size",
     "output_row",
     "output_step",
     "n_rows",
@@ -671,5 +697,5 @@ ARGUMENTS = (
 def run_again(arguments, stamp=STAMP):
     """Call :func:`run` with the int64 arguments at this address: from Python, the quickest way."""
     n = int_pointer(arguments)
-    first = (n[0], n[1], n[2], n[3], n[4], n[5], n[6])
-    return call_kernel(table()[RUN_AT], (*first, n[7], n[8], n[9], n[10], n[11], n[12], n[13]))
+    first, second = (n[0], n[1], n[2], n[3], n[4], n[5]), (n[6], n[7], n[8], n[9], n[10], n[11])
+    return call_kernel(table()[RUN_AT], (*first, *second, n[12], n[13], n[14], n[15]))
