@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from .embedding.callbacks import CFunction
     from .embedding.streaming import Stream
     from .jit import JitHandle
 
@@ -209,3 +210,21 @@ class Module:
         from .jit import handle_of
 
         return handle_of(self)
+
+    def cfunc(self) -> CFunction:
+        """Return the model as a C function pointer with its user data, and callbacks for SciPy.
+
+        Returns
+        -------
+        CFunction
+            With the parameters as they are now.
+
+        Raises
+        ------
+        ValueError
+            If the model is bidirectional.
+        """
+        from .embedding.callbacks import CFunction
+        from .embedding.program import program_of
+
+        return CFunction(program_of(self))

@@ -64,6 +64,7 @@ __all__ = [
     "prepare",
     "quick_call",
     "run",
+    "run_address",
     "run_again",
     "scaling_address",
     "table",
@@ -552,6 +553,11 @@ def prepare() -> int:
     """Compile or load what all programs need; return the address of the multiply kernel."""
     _table[RUN_AT] = address_of(run, _N_RUN_ARGUMENTS)
     return multiply_address()
+
+
+def run_address() -> int:
+    """Return the address of :func:`run`, after :func:`prepare`."""
+    return int(_table[RUN_AT])
 
 
 @lru_cache(maxsize=1)
