@@ -71,9 +71,9 @@ class CFunction:
 
         void step(const float *x, float *state, float *y, void *model);
 
-    It reads `input_size` numbers, updates `state_size` numbers, and writes `output_size` numbers. It
-    allocates nothing, needs neither Python nor the GIL, and may be called from any thread, each with
-    a state of its own. A state begins with zeros.
+    It reads `input_size` numbers, updates `state_size` numbers, and writes `output_size` numbers.
+    It allocates nothing, needs neither Python nor the GIL, and may be called from any thread, each
+    with a state of its own. A state begins with zeros.
 
     The user data holds the parameters that the model had when this was made. It lives as long as
     this object, or a pointer from :attr:`user_data`, or a callback made from it; C code must not

@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from .._jit import INT0, c_function, helper
 from .._simd import float_pointer, int_pointer
-from .step import call_kernel
+from .step import OTHER_PROCESS, call_kernel
 
 __all__ = ["BLOCK", "filter_line", "integrand", "step"]
 
@@ -54,6 +54,8 @@ def _double_pointer(typingctx, address):  # type: ignore[no-untyped-def]
 def _run(block, x, state, y):
     """Run one step and return its status."""
     n = int_pointer(block)
+    if n[_TOKEN] == 0:  # what the addresses point to is gone
+        return INT0 + OTHER_PROCESS
     inputs, outputs = n[_INPUTS], n[_OUTPUTS]
     first = (n[_VERSION], n[_TOKEN], n[_PROGRAM], n[_WEIGHTS], x, inputs, inputs, inputs)
     second = (state, n[_ROW], y, outputs, outputs, outputs)
