@@ -16,6 +16,7 @@ try:
     from ._version import __version__
     from .clipping import clip_grad_norm, clip_grad_value
     from .dense import Dense
+    from .files import load, save
     from .layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, Tape
     from .losses import cross_entropy, mse
     from .optimizers import SGD, Adam
@@ -45,7 +46,9 @@ __all__ = [
     "clip_grad_value",
     "cross_entropy",
     "get_num_threads",
+    "load",
     "mse",
+    "save",
     "set_num_threads",
     "truncated_bptt",
     "warmup",
