@@ -374,10 +374,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     name, version, (tensors, header) = read_any(path)
     kind = _kind_named(path, name)
     check_version(path, version, kind.version)
-    reference = tensors.pop(_INPUT, None), tensors.pop(_OUTPUT, None)
-    if (reference[0] is None) != (reference[1] is None):
+    reference = [tensors.pop(name) for name in (_INPUT, _OUTPUT) if name in tensors]
+    if len(reference) == 1:
         raise ModelFileError(f"{path}: must hold both of {_INPUT} and {_OUTPUT}, or neither")
-    pair = None if reference[0] is None or reference[1] is None else (reference[0], reference[1])
+    pair = (reference[0], reference[1]) if reference else None
     return Header(kind, version, header, tensors, pair)
 
 

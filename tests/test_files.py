@@ -1,4 +1,4 @@
-"""Any module in one file: the same bits back, proven by a reference, and one line for what is off."""
+"""Any module in one file: the same bits back, a proof, and one line for whatever is off."""
 
 import inspect
 import json
@@ -160,7 +160,7 @@ def test_newer_and_unknown_files(tmp_path):
     with pytest.raises(ModelFileError, match=r"newer fastgates \(format 99, this one reads up to"):
         fg.load(tmp_path / "a")
     write_model(tmp_path / "a", "fastgates.crystal_ball", 1, {}, {})
-    with pytest.raises(ModelFileError, match="does not know; it knows fastgates.forecaster, "):
+    with pytest.raises(ModelFileError, match=r"does not know; it knows fastgates\.forecaster, "):
         fg.load(tmp_path / "a")
 
 
