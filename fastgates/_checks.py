@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["positive_integer", "probability", "real_array"]
+__all__ = ["positive_integer", "positive_number", "probability", "real_array"]
 
 
 def positive_integer(name: str, value: Any) -> int:
@@ -15,6 +15,15 @@ def positive_integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
     return int(value)
+
+
+def positive_number(name: str, value: Any) -> float:
+    """Return `value` as a finite float above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    if not 0 < value < np.inf:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return float(value)
 
 
 def probability(name: str, value: Any) -> float:
