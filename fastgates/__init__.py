@@ -17,6 +17,7 @@ try:
     from ._version import __version__
     from .clipping import clip_grad_norm, clip_grad_value
     from .dense import Dense
+    from .files import load, save
     from .layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, Tape
     from .losses import cross_entropy, huber, mae, mse, quantile
     from .optimizers import SGD, Adam, AdamW, RMSprop
@@ -31,9 +32,13 @@ finally:
 _LAZY: dict[str, str | None] = {
     "EncoderDecoder": "models",
     "FreeRunModel": "models",
+    "SequenceClassifier": "estimators",
+    "SequenceForecaster": "estimators",
     "SequenceModel": "models",
+    "SequenceRegressor": "estimators",
     "Sequences": "_sequences",
     "Trainer": "training",
+    "estimators": None,
     "initialization": None,
     "models": None,
     "schedules": None,
@@ -82,9 +87,11 @@ __all__ = [
     "cross_entropy",
     "get_num_threads",
     "huber",
+    "load",
     "mae",
     "mse",
     "quantile",
+    "save",
     "set_num_threads",
     "truncated_bptt",
     "warmup",
