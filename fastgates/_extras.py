@@ -12,8 +12,13 @@ __all__ = ["EXTRAS", "MissingPackageError", "require", "version"]
 EXTRAS = {
     "safetensors": "files",
     "matplotlib": "plot",
+    "scikit-learn": "sklearn",
+    "pandas": "pandas",
+    "pyarrow": "parquet",
 }
 """Distribution name -> the extra that installs it."""
+
+_MODULES = {"scikit-learn": "sklearn"}  # where it is imported by another name
 
 
 class MissingPackageError(ImportError):
@@ -26,7 +31,7 @@ def require(name: str, purpose: str) -> ModuleType:
     Parameters
     ----------
     name : str
-        A key of ``EXTRAS``.
+        A key of ``EXTRAS``, the distribution's name.
     purpose : str
         What it is needed for, the start of the error.
 
@@ -41,7 +46,7 @@ def require(name: str, purpose: str) -> ModuleType:
         If it is not installed.
     """
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(_MODULES.get(name, name))
     except ImportError:
         raise MissingPackageError(
             f"{purpose} needs {name}: pip install 'fastgates[{EXTRAS[name]}]'"

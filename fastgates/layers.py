@@ -23,7 +23,7 @@ from .engine.call import aligned_empty
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SimplifiedGRU", "Tape"]
 
 #: What every layer takes by name.
-COMMON_OPTIONS = ("bias", "dropout", "bidirectional", "seed", "reverse")
+COMMON_OPTIONS = ("bias", "dropout", "variational", "bidirectional", "seed", "reverse")
 
 _CHUNK_FLOATS = 64 * 1024  # of one layer's outputs, where stacked layers take turns
 
@@ -82,6 +82,10 @@ class Recurrent(Module):
     dropout : float
         Probability in [0, 1) of zeroing each output of a layer that feeds the next one, during
         ``forward(..., training=True)``; the others are scaled by ``1 / (1 - dropout)``.
+    variational : bool
+        Whether a unit is dropped at all steps of a sequence or at none (Gal and Ghahramani, "A
+        theoretically grounded application of dropout in recurrent neural networks", 2016; here
+        between layers), instead of at each step anew.
     bidirectional : bool
         Whether a second direction runs from the end of each sequence to its start.
     seed : int, Generator or None
@@ -110,6 +114,7 @@ class Recurrent(Module):
         *,
         bias: bool = True,
         dropout: float = 0.0,
+        variational: bool = False,
         bidirectional: bool = False,
         seed: int | np.random.Generator | None = None,
         unit_constant: Any = None,
@@ -124,6 +129,7 @@ class Recurrent(Module):
         self.num_layers = positive_integer("num_layers", num_layers)
         self.bias = bool(bias)
         self.dropout = probability("dropout", dropout)
+        self.variational = bool(variational)
         self.bidirectional = bool(bidirectional)
         self.reverse = bool(reverse)
         if self.reverse and self.bidirectional:
@@ -175,6 +181,7 @@ class Recurrent(Module):
         options += [f"num_layers={self.num_layers}"] * (self.num_layers > 1)
         options += ["bias=False"] * (not self.bias)
         options += [f"dropout={self.dropout}"] * (self.dropout > 0)
+        options += ["variational=True"] * self.variational
         options += ["bidirectional=True"] * self.bidirectional
         options += ["reverse=True"] * self.reverse
         options += ["peepholes=True"] * self.peepholes
@@ -454,7 +461,9 @@ class Recurrent(Module):
         for layer in range(self.num_layers):
             mask = None
             if layer > 0 and training and self.dropout > 0:
-                kept = self._dropout_random.random(current.shape, np.float32) >= self.dropout
+                size, time, features = current.shape
+                shape = (size, 1 if self.variational else time, features)
+                kept = self._dropout_random.random(shape, np.float32) >= self.dropout
                 mask = kept * np.float32(1 / (1 - self.dropout))
                 current = current * mask
             shape = (batch.size, batch.time, self.num_directions * self.hidden_size)
@@ -677,7 +686,9 @@ class RNN(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed, reverse, clip
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed
+        As in :class:`Recurrent`.
+    reverse, clip
         As in :class:`Recurrent`.
     nonlinearity : str or sequence
         "tanh" or "relu"; or another function, as of the `activations` of :class:`Recurrent`.
@@ -696,6 +707,7 @@ class RNN(Recurrent):
         leak: Any = None,
         bias: bool = True,
         dropout: float = 0.0,
+        variational: bool = False,
         bidirectional: bool = False,
         seed: int | np.random.Generator | None = None,
         reverse: bool = False,
@@ -730,6 +742,7 @@ class RNN(Recurrent):
             num_layers,
             bias=bias,
             dropout=dropout,
+            variational=variational,
             bidirectional=bidirectional,
             seed=seed,
             unit_constant=constant,
@@ -752,7 +765,7 @@ class SimplifiedGRU(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed
         As in :class:`Recurrent`. Gates are in the order f, g.
     """
 
@@ -776,7 +789,7 @@ class GRU(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed, reverse
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed, reverse
         As in :class:`Recurrent`. Gates are in the order r, z, n.
     reset_after : bool
         Whether the reset gate acts after the product, as in ``torch.nn.GRU``.
@@ -825,7 +838,7 @@ class LSTM(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed, reverse
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed, reverse
         As in :class:`Recurrent`. Gates are in the order i, f, g, o; states are pairs ``(h, c)``.
     forget_bias : float
         Initial value of the forget gate's bias (``bias_ih``; that of ``bias_hh`` is 0).
