@@ -39,9 +39,18 @@ _LAZY: dict[str, str | None] = {
     "Sequences": "_sequences",
     "Trainer": "training",
     "estimators": None,
+    "from_keras": "interchange.keras_models",
+    "from_onnx": "interchange.onnx_import",
+    "from_rtneural": "interchange.rtneural",
+    "from_torch": "interchange.torch_modules",
     "initialization": None,
     "models": None,
+    "onnx_backend": None,
     "schedules": None,
+    "to_keras": "interchange.keras_models",
+    "to_onnx": "interchange.onnx_export",
+    "to_rtneural": "interchange.rtneural",
+    "to_torch": "interchange.torch_modules",
     "training": None,
 }
 

@@ -55,8 +55,14 @@ def real_array(name: str, value: Any, shape: Sequence[Axis], *, copy: bool = Fal
     """
     try:
         array = np.asarray(value)
+        if array.dtype.hasobject and hasattr(value, "__dlpack__"):
+            array = np.from_dlpack(value)
     except ValueError as error:
         raise ValueError(f"{name} must be an array of numbers: {error}") from None
+    except (TypeError, RuntimeError, BufferError) as error:
+        # What tensors of other packages say that are on a device, of a dtype that NumPy does not
+        # know, or that would need a gradient.
+        raise TypeError(f"{name} must be an array, or a tensor on the CPU: {error}") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     sizes, axes = array.shape, shape
