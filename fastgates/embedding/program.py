@@ -19,14 +19,15 @@ from .._parameters import Module
 from .._simd import LANES
 from ..dense import Dense
 from ..engine import step
-from ..engine.call import aligned, aligned_empty
-from ..engine.pack import LayerPacking, n_blocks_of, pack_affine
+from ..engine.call import FIELD, address, aligned, aligned_empty
+from ..engine.pack import n_blocks_of, pack_affine
 from ..layers import Recurrent
 from ..sequential import Scaling, Sequential
 
 __all__ = ["LayerPlace", "Program", "flat_modules", "program_of"]
 
 _LINE = 16  # floats of a cache line
+_PACKED = ("settings", "bias", "unit_constant", "input_panel", "panel", "panel_2")
 
 
 class LayerPlace(NamedTuple):
@@ -212,6 +213,11 @@ def flat_modules(model: Module) -> tuple[Any, ...]:
                 "sequence, which a step at a time does not know. Train it with "
                 "bidirectional=False, or call it on whole sequences"
             )
+        if module.reverse:
+            raise ValueError(
+                f"{module!r} runs from the end of a sequence, which a step at a time does not "
+                "know. Call it on whole sequences"
+            )
         if cells.registered().get(module.cell.name) is not module.cell:
             raise ValueError(
                 f"the cell {module.cell.name!r} must be registered: fastgates.cells.register(cell)"
@@ -263,19 +269,18 @@ class _Builder:
         return places
 
     def _layers(self, module: Recurrent) -> Iterator[dict[str, Any]]:
-        cell, values = module.cell, module._values()
+        cell = module.cell
         stages = [count for _, count in cell.stages]
-        for direction in module._directions:
-            packing = LayerPacking(cell, direction.input_size, module.hidden_size)
-            packed, places = packing.forward(
-                *module._weights(values, direction), module._unit_constant
-            )
-            (start,) = self._add(packed)
-            there = places != 0
-            first = places[there].min()  # the bias
-            bias, constant, input_panel, panel, panel_2 = (
-                int(place) for place in np.where(there, start + (places - first) // 4, 0)
-            )
+        for direction, prepared in zip(module._directions, module._prepared(), strict=True):
+            # The weights as the layer itself has packed them: addresses become places.
+            packed = prepared.panels if isinstance(prepared.panels, tuple) else (prepared.panels,)
+            arrays = [*packed, *([] if direction.settings is None else [direction.settings])]
+            places = {}
+            for array, place in zip(arrays, self._add(*arrays), strict=True):
+                for name in _PACKED:
+                    offset = int(prepared.call[FIELD[name]]) - address(array)
+                    if 0 <= offset < array.nbytes:
+                        places[name] = place + offset // 4
             self._work += (
                 len(cell.gates) * module.hidden_size * (direction.input_size + module.hidden_size)
             )
@@ -290,11 +295,7 @@ class _Builder:
                 "n_stage": stages[0],
                 "n_stage_2": sum(stages[1:]),
                 "slots": len(cell.slots),  # how many; their place follows
-                "bias": bias,
-                "unit_constant": constant,
-                "input_panel": input_panel,
-                "panel": panel,
-                "panel_2": panel_2,
+                **places,
             }
 
     def _dense(self, module: Dense) -> dict[str, Any]:

@@ -15,6 +15,9 @@ A cell's functions see tuples of SIMD values, never arrays:
 ``first_equations(slots, states, constant) -> (source, activated)``
     Only for cells with two stages, run after the first: what the second stage multiplies, and the
     activated slots of the first stage, which ``equations`` then finds in their place in `slots`.
+
+For a pass that is given the shape `constants`, `constant` is a pair: a pointer to the layer's
+settings, and a tuple of as many fixed numbers or weights of the unit.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from .._simd import (
 from .._vecmath import ZERO
 from .call import record
 from .multiply import call_multiply
-from .tuples import load_vectors, store_vectors
+from .tuples import load_constants, load_vectors, store_vectors
 
 __all__ = ["forward_pass"]
 
@@ -231,7 +234,13 @@ def _add_product(call, active, slots, count, vectors, panel):
 
 
 @helper
-def _finish_first_stage(call, active, slots_at, n_rows, equations, slots, states):
+def constant_of(call, pointer, k, shape):
+    """Return what the equations are given of the units k ... besides slots and states."""
+    return load_constants(float_pointer(call.settings), pointer, k, call.n_blocks * LANES, shape)
+
+
+@helper
+def _finish_first_stage(call, active, slots_at, n_rows, equations, slots, states, shape):
     """Apply the equations between two stages: make what the second one multiplies."""
     width = call.n_blocks * LANES
     row, size = call.slot_row, n_rows * width
@@ -243,14 +252,14 @@ def _finish_first_stage(call, active, slots_at, n_rows, equations, slots, states
             source, activated = equations(
                 load_vectors((), pointer, i * row + k, width, slots),
                 load_vectors((), state, place, size, states),
-                load(constants, k),
+                constant_of(call, constants, k, shape),
             )
             store(sources, place, source)
             store_vectors((), activated, pointer, i * row + k, width)
 
 
 @helper
-def _finish(call, active, slots_at, base, n_rows, equations, slots, states):
+def _finish(call, active, slots_at, base, n_rows, equations, slots, states, shape):
     """Apply the cell's equations; store the new state, the output and what is to be kept."""
     width, hidden = call.n_blocks * LANES, call.hidden_size
     row, size, keep = call.slot_row, n_rows * width, call.saved != 0
@@ -266,7 +275,7 @@ def _finish(call, active, slots_at, base, n_rows, equations, slots, states):
             new_states, saved = equations(
                 load_vectors((), pointer, i * row + k, width, slots),
                 load_vectors((), state, place, size, states),
-                load(constants, k),
+                constant_of(call, constants, k, shape),
             )
             store_vectors((), new_states, state, place, size)
             store_row(output, output_row, k, hidden, new_states[0])
@@ -279,7 +288,7 @@ def _finish(call, active, slots_at, base, n_rows, equations, slots, states):
 
 
 @helper
-def forward_pass(calls, begin, end, equations, first_equations, slots, states):
+def forward_pass(calls, begin, end, equations, first_equations, slots, states, constants=None):
     """Run the piece of the forward pass of the positions begin ... end of the batch.
 
     Parameters
@@ -288,8 +297,9 @@ def forward_pass(calls, begin, end, equations, first_equations, slots, states):
         A call, see :mod:`fastgates.engine.call`.
     equations, first_equations : function
         The cell's (see the module's docstring); the second None for cells of one stage.
-    slots, states : shape
-        Tuples as long as the number of slots and of states.
+    slots, states, constants : shape
+        Tuples as long as the number of slots, of states, and of numbers of a unit; None of those
+        for cells without settings, which have one.
     """
     call = record(calls)
     n_states = INT0 + len(states)
@@ -313,10 +323,12 @@ def forward_pass(calls, begin, end, equations, first_equations, slots, states):
             here = slot_rows(call) + 4 * int_pointer(call.kept)[base] * call.slot_row
             _add_product(call, active, here, call.n_stage, call.state, call.panel)
             if first_equations is not None:
-                _finish_first_stage(call, active, here, n_rows, first_equations, slots, states)
+                _finish_first_stage(
+                    call, active, here, n_rows, first_equations, slots, states, constants
+                )
                 later = here + 4 * call.n_stage * width
                 _add_product(call, active, later, call.n_stage_2, call.source, call.panel_2)
-            _finish(call, active, here, base, n_rows, equations, slots, states)
+            _finish(call, active, here, base, n_rows, equations, slots, states, constants)
             base += active
             step += 1
             while active > 0 and lengths[begin + active - 1] <= step:

@@ -129,7 +129,7 @@ class Prepared:
     """Packed weights of one direction, and a call with all fields that depend on them alone."""
 
     call: np.ndarray
-    panels: object
+    panels: object  # keeps what the call points to alive
 
 
 class Direction:
@@ -144,6 +144,8 @@ class Direction:
         Of its states: layer * directions + direction.
     column : int
         Of its outputs in a row of the layer's output.
+    settings : ndarray of float32, optional
+        The numbers that the equations of a cell with functions to choose take.
     """
 
     def __init__(
@@ -155,8 +157,10 @@ class Direction:
         reverse: bool,
         index: int,
         column: int,
+        settings: np.ndarray | None = None,
     ) -> None:
         self.cell = cell
+        self.settings = settings
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.reverse = reverse
@@ -167,6 +171,7 @@ class Direction:
         self._template: np.ndarray | None = None
         self._slot_row = slot_row_of(len(cell.slots), self.n_blocks * LANES)
         self._n_states = len(cell.states)
+        self._unit_weights = np.array(cell.unit_weights, np.int64)
         self._plans: dict[tuple[object, ...], _Plan] = {}
         self._gradient_plans: dict[int, GradientPlan] = {}
         self._spare: list[tuple[np.ndarray, ...]] = []  # at most one set of buffers
@@ -187,6 +192,7 @@ class Direction:
         bias_ih: np.ndarray | None,
         bias_hh: np.ndarray | None,
         unit_constant: np.ndarray | None,
+        unit_weights: np.ndarray | None = None,
     ) -> Prepared:
         """Pack the parameters (PyTorch's shapes) for the forward pass."""
         packed, places = self._packing.forward(
@@ -196,7 +202,16 @@ class Direction:
             self._template = self._make_template()
         call = self._template.copy()
         call[_PACKED] = places
-        return Prepared(call, packed)
+        if not self.cell.unit_weights:
+            return Prepared(call, packed)
+        # In a place of their own, as there are several.
+        padded = aligned_empty((len(self.cell.unit_weights), self.n_blocks * LANES))
+        padded[...] = 0
+        if unit_weights is not None:
+            padded[:, : self.hidden_size] = unit_weights.reshape(len(padded), -1)
+            call[FIELD["n_unit_weights"]] = len(padded)
+        call[FIELD["unit_constant"]] = address(padded)
+        return Prepared(call, (packed, padded))
 
     def _make_template(self) -> np.ndarray:
         """Return a call with the fields that depend on the layer alone."""
@@ -218,6 +233,9 @@ class Direction:
             recurrent_slots=self._packing.places[1],
             multiply=multiply_address(),
             nothing=nothing(self.n_blocks * LANES),
+            settings=address(self.settings),
+            n_others=self._n_states - 1,
+            unit_weights=address(self._unit_weights),
         )
 
     def prepare_backward(self, weight_ih: np.ndarray, weight_hh: np.ndarray) -> Prepared:
@@ -320,8 +338,8 @@ class Direction:
             In the shapes of the forward pass; `d_input` (B, T, I) must hold zeros past the
             sequences' ends. No `d_output` or `d_final` stands for zeros.
         d_weights : tuple of ndarray
-            Gradients of weight_ih, weight_hh, bias_ih, bias_hh in PyTorch's shapes; biases may be
-            None.
+            Gradients of weight_ih, weight_hh, bias_ih, bias_hh in PyTorch's shapes, and of the
+            weights of units on their own states; all but the first two may be None.
         """
         call = saved.call + prepared.call
         start = 4 * self.index * d_initial[0, 0].size
@@ -498,7 +516,7 @@ _KEPT = _fields("saved", "cells")
 _PIECE = _fields("first_step", "carried_on")
 _STEPS = _fields("sources", "carried_on")
 _GRADIENTS = _fields("d_output", "d_input")
-_RESULTS = _fields("d_weight_ih", "d_bias_hh")
+_RESULTS = _fields("d_weight_ih", "d_unit_weights")
 _PACKED = _fields("bias", "panel_2")
 _PACKED_T = _fields("input_panel_t", "panel_t_2")
 _SAVED, _D_INPUT = FIELD["saved"], FIELD["d_input"]

@@ -47,7 +47,7 @@ from .call import address
 from .forward import load_row, store_row
 from .linear import softmax_row
 from .multiply import GROUP, call_multiply, multiply_address
-from .tuples import load_vectors, store_vectors
+from .tuples import load_constants, load_vectors, store_vectors
 
 if TYPE_CHECKING:
     from ..cells import Cell
@@ -99,6 +99,7 @@ FIELDS = (
     "n_stage",
     "n_stage_2",
     # places in the weights
+    "settings",
     "bias",
     "unit_constant",
     "input_panel",
@@ -122,6 +123,7 @@ TOKEN_PLACE, N_MODULES, INPUTS, OUTPUTS, ROW, STATES, SIZE, N_WEIGHTS, MULTIPLY 
     N_INPUTS,
     N_STAGE,
     N_STAGE_2,
+    SETTINGS,
     BIAS,
     UNIT_CONSTANT,
     INPUT_PANEL,
@@ -314,6 +316,7 @@ def step_pass(
     first_equations,
     slots,
     n_states,
+    constants,
 ):
     """Run one step of one layer of a cell, for a block of rows.
 
@@ -331,7 +334,7 @@ def step_pass(
         The same of the output; address 0 where it is not wanted.
     n_rows, multiply : int
         Rows, and the address of the kernel that makes products of several.
-    equations, first_equations, slots, n_states
+    equations, first_equations, slots, n_states, constants
         The cell's, see :func:`fastgates.engine.forward.forward_pass`.
     """
     numbers = int_pointer(record)
@@ -345,7 +348,8 @@ def step_pass(
         float_pointer(state_at),
         float_pointer(source_at),
     )
-    constants = float_pointer(weights + 4 * numbers[UNIT_CONSTANT])
+    units = float_pointer(weights + 4 * numbers[UNIT_CONSTANT])
+    settings = float_pointer(weights + 4 * numbers[SETTINGS])
     # Slots without a product with the input take their bias, a sum of no terms; then those with;
     # then the stages of the product with the state are added. In a loop, the product is compiled
     # once.
@@ -373,7 +377,7 @@ def step_pass(
                     source, activated = first_equations(
                         load_vectors((), pointer, place, width, slots),
                         load_vectors((), state, place, width, n_states),
-                        load(constants, k),
+                        load_constants(settings, units, k, width, constants),
                     )
                     store(sources, place, source)
                     store_vectors((), activated, pointer, place, width)
@@ -388,7 +392,7 @@ def step_pass(
             new_states, _ = equations(
                 load_vectors((), pointer, place, width, slots),
                 load_vectors((), state, place, width, n_states),
-                load(constants, k),
+                load_constants(settings, units, k, width, constants),
             )
             store_vectors((), new_states, state, place, width)
             if output != 0:
@@ -497,6 +501,7 @@ def _step_kernel(cell: Cell) -> Any:
     """
     equations, first_equations = cell.equations, cell.first_equations
     slots, n_states = (0,) * len(cell.slots), (0,) * len(cell.states)
+    constants = (0,) * max(1, len(cell.unit_weights)) if cell.functions else None
 
     def step(
         record,
@@ -528,6 +533,7 @@ def _step_kernel(cell: Cell) -> Any:
             first_equations,
             slots,
             n_states,
+            constants,
         )
         return INT0
 
