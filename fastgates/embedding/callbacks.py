@@ -181,7 +181,11 @@ class CFunction:
         from scipy import LowLevelCallable
 
         program = self._open()
-        if not isinstance(output, int) or not 0 <= output < program.output_size:
+        if (
+            not isinstance(output, int)
+            or isinstance(output, bool)
+            or not 0 <= output < program.output_size
+        ):
             raise ValueError(
                 f"output must be from 0 to {program.output_size - 1} "
                 f"(output_size={program.output_size}), got {output!r}"
