@@ -49,7 +49,7 @@ class _Block:
             "row": program.row,
             "output_size": program.output_size,
         }
-        self._kept = (program, more)
+        self._kept: tuple[Any, ...] = (program, more)
         for name, value in more.items():
             fields[name] = address(value) if isinstance(value, np.ndarray) else value
         self.numbers = np.array([fields.get(name, 0) for name in callbacks.BLOCK], np.int64)
