@@ -18,7 +18,7 @@ from ..dense import Dense
 from ..layers import Recurrent
 from ..sequential import Scaling
 from .c_trace import Functions, Value, identifier, literal, named, statements
-from .program import flat_modules, program_of
+from .program import deployed, flat_modules, program_of
 from .streaming import Stream
 
 __all__ = ["CSource", "SizeReport", "to_c"]
@@ -90,7 +90,7 @@ def to_c(model: Module, name: str = "model", *, scalar: bool = False) -> CSource
     """Return a model as C99, see ``model.to_c``."""
     if identifier(name) != name or not name.isascii():
         raise ValueError(f"name must be an identifier of C, got {name!r}")
-    return _Writer(model, name, 1 if scalar else _PAD).write()
+    return _Writer(deployed(model), name, 1 if scalar else _PAD).write()
 
 
 _HEADER = """\
