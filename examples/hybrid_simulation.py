@@ -21,13 +21,13 @@ MASS, SPRING, DT = 1.0, 2.0, 0.02
 STIFFNESS, COULOMB = 40.0, 1.5  # of the friction
 
 
-@numba.njit(cache=True)
+@numba.njit
 def accelerate(position, force, friction):
     """Return the acceleration of the known part."""
     return (force - SPRING * position - friction) / MASS
 
 
-@numba.njit(cache=True)
+@numba.njit
 def advance(position, velocity, force, friction):
     """Integrate the known part over a step with constant force and friction (Runge-Kutta 4)."""
     h = DT
@@ -40,7 +40,7 @@ def advance(position, velocity, force, friction):
     return position, velocity
 
 
-@numba.njit(cache=True)
+@numba.njit
 def plant(forces):
     """Simulate the plant as it is: rows of position, velocity, friction."""
     rows = np.empty((len(forces), 3))
@@ -52,7 +52,7 @@ def plant(forces):
     return rows
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(nogil=True)
 def hybrid(handle, state, forces):
     """Simulate the known part with the network's friction; allocates nothing in its loop."""
     rows = np.empty((len(forces), 3))

@@ -17,7 +17,7 @@ import numpy as np
 import fastgates as fg
 
 
-@numba.njit(cache=True)
+@numba.njit
 def tank(steps, random):
     """Simulate the tank: rows of flow, valve, temperature, and concentration last."""
     rows = np.empty((steps, 4))

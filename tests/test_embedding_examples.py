@@ -1,17 +1,19 @@
 """The examples of models inside other programs do what they say."""
 
 import importlib.util
+import sys
 
 import pytest
 from helpers import ROOT
 
 
 @pytest.fixture
-def example(request, folder):
+def example(request, folder, monkeypatch):
     """What the example of this name returns in its quick form."""
     path = ROOT / "examples" / f"{request.param}.py"
     spec = importlib.util.spec_from_file_location(request.param, path)
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, request.param, module)  # where Numba's cache looks for it
     spec.loader.exec_module(module)
     return module.main(["--quick"])
 
