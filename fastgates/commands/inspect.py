@@ -28,6 +28,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from fastgates import files
     from fastgates._parameters import Module
     from fastgates.interchange import formats
+    from fastgates.sequential import Sequential
 
     lines: list[tuple[str, str]] = [("file", arguments.file)]
     model: Any = None
@@ -43,11 +44,13 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         model = formats.read(arguments.file)
         record, tensors, header = None, model.state_dict(), {"model": files.describe(model)}
+    if not isinstance(model, Module) and hasattr(model, "to_sequential"):
+        model = model.to_sequential()
+    if isinstance(model, Sequential):
+        lines.append(("output", f"of {'every' if model.return_sequences else 'the last'} step"))
     lines.append(("digest", f"sha256 {files.digest(tensors, header)}"))
     for name, text in lines:
         print(f"{name:<10}{text}")
-    if not isinstance(model, Module) and hasattr(model, "to_sequential"):
-        model = model.to_sequential()
     if isinstance(model, Module):
         print()
         _print_table(
