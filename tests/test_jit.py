@@ -105,7 +105,7 @@ def test_from_python():
 
 def test_a_step_allocates_nothing():
     """And no reference is counted but those of the user's own slices."""
-    handle = fg.LSTM(3, 4, seed=0).jit_handle()
+    handle = fg.RNN(3, 4, seed=0).jit_handle()
 
     @numba.njit
     def one(handle, x, state, out):
@@ -248,7 +248,7 @@ RUN_USER = """
     from fastgates import _jit
     import user
 
-    value = user.total(fg.LSTM(3, 4, seed=0).jit_handle(), np.ones((5, 3), np.float32))
+    value = user.total(fg.RNN(3, 4, seed=0).jit_handle(), np.ones((5, 3), np.float32))
     ran = [k for k in _jit.kernels().values() if k.signatures]
     mine = user.total.stats
     print(
@@ -305,7 +305,7 @@ def test_no_old_machine_code_after_an_upgrade(user, copied_package):
 def test_a_handle_as_a_global_variable(user):
     """It is frozen into the code, which must not run where the parameters may be old."""
     module = USER_MODULE.replace("total(handle, x)", "total(x)") + "\n"
-    module += "import fastgates as fg\nhandle = fg.LSTM(3, 4, seed=0).jit_handle()\n"
+    module += "import fastgates as fg\nhandle = fg.RNN(3, 4, seed=0).jit_handle()\n"
     (user / "user.py").write_text(module)
     code = """
         import sys
@@ -319,7 +319,7 @@ def test_a_handle_as_a_global_variable(user):
         except RuntimeError as error:
             print(error)
     """
-    expected = fg.LSTM(3, 4, seed=0)(np.ones((1, 5, 3)))[0][0, :, 0].sum(dtype=np.float64)
+    expected = fg.RNN(3, 4, seed=0)(np.ones((1, 5, 3)))[0][0, :, 0].sum(dtype=np.float64)
     assert abs(float(run_python(code, user).stdout) - expected) < 1e-6
     assert "pass it to the compiled function as an argument" in run_python(code, user).stdout
 
