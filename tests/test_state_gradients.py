@@ -3,53 +3,24 @@
 import numpy as np
 import pytest
 from helpers import GRADIENT_TOLERANCE, assert_close, assert_same_bits, make_problem, parts
-from naive import backward, forward, order_of_steps
+from naive import backward, forward
 
 import fastgates as fg
-
-
-class Recorder:
-    """A cell of the reference that keeps the gradients of the new states of every step."""
-
-    def __init__(self, cell):
-        self.cell, self.seen = cell, []
-        self.num_states, self.gates = cell.num_states, cell.gates
-
-    def step(self, *arguments):
-        return self.cell.step(*arguments)
-
-    def step_backward(self, p, saved, d_states, d_p):
-        self.seen.append([part.copy() for part in d_states])
-        return self.cell.step_backward(p, saved, d_states, d_p)
 
 
 def reference(problem, d_output, d_final_state):
     """The gradients of the states, each (layers * directions, B, T, H) of float64."""
     layer = problem.layer
-    cell = Recorder(problem.case.reference(layer.hidden_size))
-    layers, directions = layer.num_layers, layer.num_directions
     _, _, tape = forward(
-        cell,
+        problem.case.reference(layer.hidden_size),
         layer.parameters,
         problem.x,
-        num_layers=layers,
-        num_directions=directions,
+        num_layers=layer.num_layers,
+        num_directions=layer.num_directions,
         **problem.data,
     )
     backward(tape, d_output, d_final_state)
-    size, time, hidden, _, _ = tape.shape
-    shape = (layers * directions, size, time, hidden)
-    found = [np.zeros(shape) for _ in range(cell.num_states)]
-    seen = iter(cell.seen)
-    for place in reversed(range(layers)):
-        for direction in range(directions):
-            for b in range(size):
-                steps = order_of_steps(direction, tape.lengths[b], tape.resets[b])
-                for t, _ in reversed(steps):
-                    for part, d_state in zip(found, next(seen), strict=True):
-                        part[place * directions + direction, b, t] = d_state
-    assert next(seen, None) is None
-    return found
+    return parts(tape.d_states)
 
 
 def state_gradients(problem, segment=None):

@@ -522,8 +522,8 @@ class Direction:
         """
         width, hidden, size = self.n_blocks * LANES, self.hidden_size, batch.size
         names, others = self.cell.slots, self._n_states - 1
-        kept = saved.kept[0].reshape(-1, size, self._slot_row)
-        cells = saved.kept[1].reshape(-1, size, others, width)
+        kept = saved.kept[0].reshape(batch.longest, size, self._slot_row)
+        cells = saved.kept[1].reshape(batch.longest, size, others, width)
         shape = (size, batch.time, hidden)
         slots = {name: np.zeros(shape, np.float32) for name in names}
         states = tuple(np.zeros(shape, np.float32) for _ in range(others))
