@@ -35,6 +35,7 @@ import numpy as np
 from ._checks import positive_integer, real_array
 from ._parameters import Gradients
 from .engine.passes import Direction
+from .initialization import MEMORY_GATES
 from .layers import Recurrent, Tape
 from .losses import mse
 from .sequential import Sequential
@@ -60,7 +61,7 @@ RESOLUTION = 2.0**-24
 
 _EXPLODED = 1e3  # times the gradient at the output: what a user should hear of
 _CANDIDATES = ("g", "n", "n_h", "n_x")  # slots that are no gates
-_VALVES = ("f", "z")  # the gate that multiplies the memory, by its name in the cell's file
+_VALVES = ("f", "z")  # what cells of one's own call the gate that multiplies the memory
 _MOST_ROWS = 4096  # of unit vectors that go through the engine at a time
 _SHUT, _OPEN = 0.1, 0.9  # saturated gates, of Karpathy, Johnson and Li, 2015
 
@@ -739,7 +740,8 @@ def _layer_gates(strand: _Strand) -> LayerGates:
     openings = {name: value for name, value in slots.items() if name not in _CANDIDATES}
     for values in openings.values():
         values[outside] = np.nan
-    valve = next((name for name in _VALVES if name in openings), None)
+    known = MEMORY_GATES.get(layer.cell.name)
+    valve = known.keep if known else next((name for name in _VALVES if name in openings), None)
     kept = None
     if valve is not None:
         kept = np.nanmean(openings[valve].astype(np.float64), axis=(0, 1))

@@ -1,4 +1,4 @@
-"""Made-up tasks that need a memory of known length: where does a network stop learning?
+"""Made-up tasks that need a memory of known length, to see where a network stops learning.
 
 Each makes batches of any length without end, from a generator of random numbers, and says what
 without any memory is the best one can do, and what counts as solved.
@@ -21,10 +21,9 @@ Letters in shape comments: B batch, T time, K classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -117,7 +116,7 @@ class Task:
 
 
 class DelayedRecall(Task):
-    """One of four symbols in the first step, noise after it; which one was it?
+    """Recall which of four symbols the first step held, after nothing but noise.
 
     The symbol is one-hot in four channels, the noise normal with deviation `noise` in each.
 
@@ -142,7 +141,7 @@ class DelayedRecall(Task):
 
 
 class Adding(Task):
-    """Numbers in [0, 1], two of them marked, one in each half; what is the sum of the two?
+    """Give the sum of the two marked numbers, one in each half, among many in [0, 1].
 
     To answer 1 always has a mean squared error of 1/6 = 0.167.
     """
@@ -181,7 +180,7 @@ class Adding(Task):
 
 
 class TemporalOrder(Task):
-    """Two symbols X or Y among distracting ones; which of XX, XY, YX, YY was it?
+    """Say which of XX, XY, YX, YY came by, among distracting symbols.
 
     One is at a place between T/10 and 2T/10, the other between 4T/10 and 5T/10; all other steps
     hold one of four distracting symbols. Symbols are one-hot in six channels.
