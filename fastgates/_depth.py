@@ -386,9 +386,7 @@ def read(path: str | os.PathLike[str]) -> Results:
     Raises
     ------
     DataError
-        If it is something else.
-    OSError
-        If it cannot be read.
+        If it cannot be read, or is something else.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -400,6 +398,8 @@ def read(path: str | os.PathLike[str]) -> Results:
             error = math.nan if fields["error"] is None else fields["error"]
             runs.append(Run(series, **fields | {"error": error}))
         return Results(Settings(**settings), runs)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not a file of fastgates depth --json: {error}") from None
 
