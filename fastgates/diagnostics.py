@@ -34,10 +34,12 @@ import numpy as np
 
 from ._checks import positive_integer, real_array
 from ._parameters import Gradients
+from ._sequences import Sequences
 from .engine.passes import Direction
 from .initialization import MEMORY_GATES
 from .layers import Recurrent, Tape
 from .losses import mse
+from .models import SequenceModel
 from .sequential import Sequential
 
 __all__ = [
@@ -130,6 +132,10 @@ def _forward(
     if x.shape[0] == 0 or x.shape[1] == 0:
         raise ValueError(f"x must hold at least one sequence of one step, got shape {x.shape}")
     output, _, tape = model.forward(x, initial_state, lengths, resets)
+    return output, tape, _strands(model, tape)
+
+
+def _strands(model: Recurrent | Sequential, tape: Any) -> list[_Strand]:
     strands = []
     for place, layer, inner in _recurrent_tapes(model, tape):
         for direction in layer._directions:
@@ -141,7 +147,7 @@ def _forward(
             if place is not None:
                 name = f"module {place}, {name}"
             strands.append(_Strand(name, layer, direction, inner))
-    return output, tape, strands
+    return strands
 
 
 def _recurrent_tapes(
@@ -357,7 +363,9 @@ def gradient_profile(
     Parameters
     ----------
     model : Recurrent, Sequential, or what gives one by ``to_sequential()``
-    x : array_like, shape (batch, time, input_size)
+    x : array_like, shape (batch, time, input_size), or Sequences
+        Of :class:`fastgates.Sequences` with a :class:`fastgates.SequenceModel` the loss is that of
+        its training, with masks, weights, wash-out and initial state; give nothing else then.
     target : array_like, optional
         What `loss` takes beside the output. Without it (and without `d_output`) the loss is the
         output of the last step of each sequence, projected onto a fixed random direction and
@@ -376,13 +384,18 @@ def gradient_profile(
     Raises
     ------
     ValueError, TypeError
-        If `x` is empty, both `target` and `d_output` are given, or an argument does not fit.
+        If `x` is empty, `target` and `d_output` (or either with Sequences) are given, or an
+        argument does not fit.
 
     Notes
     -----
     The gradients come from the kernels that train, called for a step at a time
     (``backward(..., state_gradients=True)``); norms are computed in float64.
     """
+    if isinstance(x, Sequences):
+        if any(each is not None for each in (target, d_output, initial_state, lengths, resets)):
+            raise ValueError("Sequences hold target, lengths and initial state: give nothing else")
+        return _training_profile(model, x)
     if target is not None and d_output is not None:
         raise ValueError("give target or d_output, got both")
     network = _as_model(model)
@@ -392,7 +405,30 @@ def gradient_profile(
         value, d_output = loss(output, target)
     elif d_output is None:
         value, d_output = _last_step(output, strands[-1].lengths, network)
-    d_output = np.asarray(d_output)
+    return _profile(network, tape, strands, value, np.asarray(d_output))
+
+
+def _training_profile(model: Any, data: Sequences) -> GradientProfile:
+    """Return the profile of a SequenceModel's own loss."""
+    if not isinstance(model, SequenceModel):
+        raise TypeError(
+            "Sequences go with a SequenceModel, whose loss they give; with "
+            f"{type(model).__name__} pass an array"
+        )
+    data = model.check(data)
+    output, tape = model.forward(data)
+    value, d_output, _ = model.loss_of(output, data)
+    network = model.network
+    return _profile(network, tape.network, _strands(network, tape.network), value, d_output)
+
+
+def _profile(
+    network: Recurrent | Sequential,
+    tape: Any,
+    strands: list[_Strand],
+    value: float,
+    d_output: np.ndarray,
+) -> GradientProfile:
     gradients = network.backward(tape, d_output, input_gradient=False, state_gradients=True)
     layers = tuple(
         _layer_profile(strand, states)
@@ -861,13 +897,14 @@ class GradientMonitor:
     """A callback of :class:`fastgates.Trainer` that measures the gradient profile as it learns.
 
     It measures before the first epoch and after every `every` of them, always on the same
-    sequences, with the loss of :func:`gradient_profile` without a target. In a loop of your own,
-    call :meth:`measure`.
+    sequences. In a loop of your own, call :meth:`measure`.
 
     Parameters
     ----------
-    x : array_like, shape (batch, time, input_size)
-        In the user's units, as the model's ``predict`` takes them. A few sequences are enough.
+    x : array_like, shape (batch, time, input_size), or Sequences
+        In the user's units, as the model's ``predict`` takes them; a few sequences are enough. The
+        loss is that of :func:`gradient_profile`: of an array how far back the last step can feel,
+        of :class:`fastgates.Sequences` that of the training.
     lengths : array_like of int, shape (batch,), optional
     every : int
         Epochs from one measurement to the next.
@@ -880,7 +917,9 @@ class GradientMonitor:
     """
 
     def __init__(self, x: Any, lengths: Any = None, every: int = 1) -> None:
-        self.x = real_array("x", x, ("batch_size", "time", "input_size"), copy=True)
+        self.x = x
+        if not isinstance(x, Sequences):
+            self.x = real_array("x", x, ("batch_size", "time", "input_size"), copy=True)
         self.lengths = lengths
         self.every = positive_integer("every", every)
         self.epochs: list[int] = []

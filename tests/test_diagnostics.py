@@ -331,6 +331,38 @@ def test_a_monitor_keeps_profiles():
     assert monitor.text().startswith("after epoch 0: LSTM: ")
 
 
+def sequences():
+    rng = np.random.default_rng(0)
+    x = 3 + 2 * normal(rng, (12, 15, 2))
+    return fg.Sequences(x, x.mean(axis=(1, 2), keepdims=True)[:, 0], lengths=[15] * 10 + [4, 7])
+
+
+def test_the_loss_of_a_training():
+    data = sequences()
+    model = fg.SequenceModel.build("lstm", 2, 1, 4, loss="huber", seed=0)
+    model.fit_scaling(model.check(data))
+    profile = gradient_profile(model, data)
+    loss, gradients, _ = model.gradients(model.check(data), training=False)
+    assert profile.loss == loss and not profile.at_every_step
+    norm = np.linalg.norm(gradients.parameter_vector.astype(np.float64))
+    assert math.isclose(profile.gradient_norm, norm, rel_tol=1e-6)
+    assert np.isnan(profile.layers[0].norms[-1, 7:]).all()
+
+
+def test_a_monitor_watches_a_training():
+    data = sequences()
+    model = fg.SequenceModel.build("gru", 2, 1, 4, seed=0)
+    last, whole = GradientMonitor(data.x[:3], every=2), GradientMonitor(data)
+    trainer = fg.Trainer(model, max_epochs=4, batch_size=6, callbacks=[last, whole], seed=0)
+    trainer.fit(data)
+    assert last.epochs == [0, 2, 4] and whole.epochs == [0, 1, 2, 3, 4]
+    assert whole.profiles[-1].loss == model.evaluate(model.check(data))
+    # Watching changes nothing.
+    alone = fg.SequenceModel.build("gru", 2, 1, 4, seed=0)
+    fg.Trainer(alone, max_epochs=4, batch_size=6, seed=0).fit(data)
+    np.testing.assert_array_equal(alone.parameter_vector, model.parameter_vector)
+
+
 @pytest.mark.parametrize(
     "call, error, words",
     [
@@ -346,6 +378,12 @@ def test_a_monitor_keeps_profiles():
         (lambda: step_jacobians(linear(1), ONES, row=3), ValueError, "0 to 2"),
         (lambda: step_jacobians(linear(1), ONES, most_steps=0), ValueError, "most_steps"),
         (lambda: GradientMonitor(ONES, every=0), ValueError, "every"),
+        (lambda: gradient_profile(linear(1), fg.Sequences(ONES, ONES)), TypeError, "SequenceModel"),
+        (
+            lambda: gradient_profile(linear(1), fg.Sequences(ONES, ONES), ONES),
+            ValueError,
+            "nothing else",
+        ),
     ],
 )
 def test_wrong_use(call, error, words):
