@@ -62,6 +62,7 @@ RESOLUTION = 2.0**-24
 """What is smaller than this share of a float32 number leaves it unchanged when it is added."""
 
 _EXPLODED = 1e3  # times the gradient at the output: what a user should hear of
+_LITTLE = 1e3  # times less than at the end of the window
 _CANDIDATES = ("g", "n", "n_h", "n_x")  # slots that are no gates
 _VALVES = ("f", "z")  # what cells of one's own call the gate that multiplies the memory
 _MOST_ROWS = 4096  # of unit vectors that go through the engine at a time
@@ -265,7 +266,7 @@ class LayerProfile:
         if self.kind == "explodes":
             if not math.isfinite(self.growth):
                 return f"{start}the gradient norm grows beyond float32 {over}"
-            times = f"{self.growth:.0e}".replace("e+0", "e").replace("e+", "e")
+            times = _times(self.growth)
             return f"{start}the gradient norm grows by {times} {over} and {_rate(slope)}"
         if self.kind == "vanishes":
             return (
@@ -276,9 +277,8 @@ class LayerProfile:
         factor = profile[-1] / profile[0]
         word = "falls" if factor < 1 else "grows"
         factor = max(factor, 1 / factor) if factor > 0 else math.inf
-        return (
-            f"{start}the gradient norm {word} by a factor of {factor:.3g} {over}: it gets through"
-        )
+        end = "little of it gets through" if factor >= _LITTLE else "it gets through"
+        return f"{start}the gradient norm {word} by a factor of {_times(factor)} {over}: {end}"
 
 
 @dataclass(frozen=True)
@@ -330,6 +330,13 @@ class GradientProfile:
         from ._diagnostics_plots import profile_picture
 
         return profile_picture(self, path)
+
+
+def _times(factor: float) -> str:
+    """Return a factor in few digits, 3.14 or 2e5."""
+    if factor < 1e4:
+        return f"{factor:.3g}"
+    return f"{factor:.0e}".replace("e+0", "e").replace("e+", "e")
 
 
 def _rate(slope: float) -> str:

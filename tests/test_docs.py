@@ -30,6 +30,7 @@ QUICK = {
     "fit": ["--epochs", "2"],
     "demo": ["--quick"],
     "warmup": ["--cells", "rnn"],
+    "depth": shlex.split("--lengths 5 --steps 10 --seeds 1 --cells gru --tasks order --jobs 1"),
     "bench": shlex.split(
         "--cells rnn --sizes 2,3,2,4 --random 0 --sections sizes --rounds 1 --seconds 1e-4"
     ),
