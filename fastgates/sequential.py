@@ -48,6 +48,7 @@ class Scaling(Module):
         scale = real_array("scale", scale, (("size", self.size),))
         self.inverse = bool(inverse)
         super().__init__({"mean": (self.size,), "scale": (self.size,)})
+        self._tiled: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
         self.load_state_dict({"mean": mean, "scale": scale})
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -74,12 +75,21 @@ class Scaling(Module):
     def __call__(self, x: Any) -> np.ndarray:
         """Return `x` (..., size) scaled, float32."""
         x = real_array("x", x, ("...", ("size", self.size)))
-        mean, scale = self.parameters["mean"], self.parameters["scale"]
-        return x * scale + mean if self.inverse else (x - mean) / scale
+        mean, scale = self._vector[: self.size], self._vector[self.size :]
+        shape = x.shape
+        if x.ndim > 2:  # a few features in the innermost loop would take longer than the rest
+            key = (self._version, shape[-2])
+            if self._tiled is None or self._tiled[0] != key:
+                self._tiled = (key, np.tile(mean, shape[-2]), np.tile(scale, shape[-2]))
+            _, mean, scale = self._tiled
+            x = x.reshape(*shape[:-2], mean.size)
+        y = np.multiply(x, scale) if self.inverse else np.subtract(x, mean)
+        result = np.add(y, mean, out=y) if self.inverse else np.divide(y, scale, out=y)
+        return result.reshape(shape)
 
     def gradient(self, d_output: np.ndarray) -> np.ndarray:
         """Return the gradient with respect to the input."""
-        scale = self.parameters["scale"]
+        scale = self._vector[self.size :]
         return d_output * scale if self.inverse else d_output / scale
 
 
@@ -422,8 +432,8 @@ def _add_to_last(layer: Recurrent, state: State, d_state: State, d_last: Any) ->
     d_hidden = np.zeros(shape, np.float32)
     if d_state is not None:
         d_hidden += _hidden(d_state)
-    parts = np.split(d_last, layer.num_directions, axis=-1)
-    d_hidden[-layer.num_directions :] += np.stack(parts)
+    top = d_last.reshape(shape[1], layer.num_directions, layer.hidden_size)
+    d_hidden[-layer.num_directions :] += top.swapaxes(0, 1)
     if not isinstance(state, tuple):
         return d_hidden
     others = [np.zeros(shape, np.float32) for _ in state[1:]] if d_state is None else d_state[1:]
