@@ -63,12 +63,16 @@ class Gradients:
         With respect to each parameter: views of `parameter_vector`.
     parameter_vector : ndarray
         All of them in one flat float32 vector, in the order of the module's own.
+    states : ndarray, pair of ndarray, or None
+        With respect to the state after each step, (layers * directions, batch, time, hidden_size)
+        each; None where it was not asked for.
     """
 
     input: np.ndarray | None
     initial_state: Any
     parameters: Mapping[str, np.ndarray]
     parameter_vector: np.ndarray
+    states: Any = None
 
 
 class EditableParameters(dict[str, np.ndarray]):

@@ -344,6 +344,7 @@ class Sequential(Module):
         d_output: Any = None,
         d_final_state: Sequence[State] | None = None,
         input_gradient: bool = True,
+        state_gradients: bool = False,
     ) -> Gradients:
         """Back-propagate through all modules.
 
@@ -357,12 +358,15 @@ class Sequential(Module):
             A gradient for the final state of each recurrent layer; None for zero.
         input_gradient : bool
             Whether the gradient with respect to `x` is wanted.
+        state_gradients : bool
+            Whether the gradients with respect to the states after every step are wanted, see
+            :meth:`fastgates.Recurrent.backward`.
 
         Returns
         -------
         Gradients
-            With ``parameters`` by ``place.name``, and ``initial_state`` a tuple with an entry for
-            each recurrent layer.
+            With ``parameters`` by ``place.name``, and ``initial_state`` (and ``states``) a tuple
+            with an entry for each recurrent layer.
 
         Raises
         ------
@@ -381,6 +385,7 @@ class Sequential(Module):
             d_x = np.where(tape.past_end[..., None], 0, d_x)
         vectors: list[np.ndarray] = []
         d_initial: list[State] = []
+        d_every: list[State] = []
         for place in reversed(range(len(self.modules))):
             module, step = self.modules[place], tape.steps[place]
             wanted = place > 0 or input_gradient
@@ -389,8 +394,9 @@ class Sequential(Module):
                 if place == self._last_recurrent and not self.return_sequences:
                     d_state = _add_to_last(module, tape.states[-1], d_state, d_x)
                     d_x = None
-                gradients = module.backward(step, d_x, d_state, wanted)
+                gradients = module.backward(step, d_x, d_state, wanted, state_gradients)
                 d_initial.append(gradients.initial_state)
+                d_every.append(gradients.states)
             elif isinstance(module, Dense):
                 if d_x is None:
                     d_x = np.zeros(step.y.shape, np.float32)
@@ -403,7 +409,8 @@ class Sequential(Module):
         vector = np.concatenate(vectors[::-1])
         if d_x is not None and not input_gradient:
             d_x = None
-        return Gradients(d_x, tuple(d_initial[::-1]), self._split(vector), vector)
+        every = tuple(d_every[::-1]) if state_gradients else None
+        return Gradients(d_x, tuple(d_initial[::-1]), self._split(vector), vector, every)
 
 
 def _hidden(state: State) -> np.ndarray:
