@@ -507,7 +507,7 @@ class Trainer:
         self.learning_rate = self._rate * self.schedule.factor(time_now)
         self._good = model.parameter_vector.copy()  # they had a finite loss
         optimizer.lr = self.learning_rate
-        if optimizer.lr > 0:
+        if optimizer.lr > 0 and weight > 0:
             optimizer.step(gradients)
         self.step += 1
         self._position += 1
@@ -586,10 +586,17 @@ class Trainer:
 
     def _facts(self, data: Sequences, validation: Sequences | None) -> dict[str, Any]:
         """Return what must be the same for a training to go on."""
+        model = self.model
+        settings = {
+            name: getattr(self.optimizer, name) for name in self.optimizer._settings if name != "lr"
+        }
         return {
-            "model": repr(self.model),
-            "parameters": self.model.parameter_vector.size,
-            "optimizer": type(self.optimizer).__name__,
+            "model": repr(model),
+            "cells": ", ".join(layer.cell.name for layer in model.recurrent),
+            "loss": f"{model.loss.name} {dict(model.loss.options)}, washout {model.washout}",
+            "initial_state": model.initial_state,
+            "parameters": model.parameter_vector.size,
+            "optimizer": f"{type(self.optimizer).__name__} {settings}",
             "learning_rate": self._rate,
             "schedule": repr(self.schedule),
             "batch_size": self.batch_size,
