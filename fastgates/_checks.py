@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["positive_integer", "probability", "real_array"]
+__all__ = ["FLOAT32", "is_ready", "positive_integer", "probability", "real_array"]
+
+FLOAT32 = np.dtype(np.float32)
 
 
 def positive_integer(name: str, value: Any) -> int:
@@ -24,6 +26,13 @@ def probability(name: str, value: Any) -> float:
     if not 0 <= value < 1:
         raise ValueError(f"{name} must be in [0, 1), got {value!r}")
     return float(value)
+
+
+def is_ready(value: Any) -> bool:
+    """Tell whether `value` is a C-contiguous float32 array, as no conversion is needed for."""
+    return (
+        value.__class__ is np.ndarray and value.dtype is FLOAT32 and bool(value.flags.c_contiguous)
+    )
 
 
 Axis = str | tuple[str, int]

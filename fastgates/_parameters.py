@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-__all__ = ["EditableParameters", "Gradients", "Module", "Shapes", "split"]
+__all__ = ["EditableParameters", "Gradients", "Module", "Shapes", "split", "starts_of"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+def starts_of(shapes: Shapes) -> list[int]:
+    """Return where each parameter starts in the flat vector, and at last its size."""
+    return list(itertools.accumulate(map(math.prod, shapes.values()), initial=0))
+
+
 def split(vector: np.ndarray, shapes: Shapes) -> dict[str, np.ndarray]:
     """Return views of `vector` by name, one after the other."""
-    views, start = {}, 0
-    for name, shape in shapes.items():
-        size = math.prod(shape)
-        views[name] = vector[start : start + size].reshape(shape)
-        start += size
-    return views
+    bounds = itertools.pairwise(starts_of(shapes))
+    return {
+        name: vector[start:end].reshape(shape)
+        for (name, shape), (start, end) in zip(shapes.items(), bounds, strict=True)
+    }
 
 
-@dataclass(frozen=True)
 class Gradients:
     """The gradients that a backward pass gives.
 
@@ -42,10 +45,24 @@ class Gradients:
         All of them in one flat float32 vector, in the order of the module's own.
     """
 
-    input: np.ndarray | None
-    initial_state: Any
-    parameters: Mapping[str, np.ndarray]
-    parameter_vector: np.ndarray
+    __slots__ = ("_shapes", "initial_state", "input", "parameter_vector")
+
+    def __init__(
+        self,
+        input: np.ndarray | None,
+        initial_state: Any,
+        parameter_vector: np.ndarray,
+        shapes: Shapes,
+    ) -> None:
+        self.input = input
+        self.initial_state = initial_state
+        self.parameter_vector = parameter_vector
+        self._shapes = shapes
+
+    @property
+    def parameters(self) -> Mapping[str, np.ndarray]:
+        """With respect to each parameter: views of :attr:`parameter_vector`."""
+        return split(self.parameter_vector, self._shapes)
 
 
 class EditableParameters(dict[str, np.ndarray]):
@@ -81,10 +98,6 @@ class Module:
     def _changed(self) -> None:
         """Take note that parameters have changed."""
         self._version += 1
-
-    def _split(self, vector: np.ndarray) -> dict[str, np.ndarray]:
-        """Return views of a vector like that of the parameters, by name."""
-        return split(vector, self._shapes)
 
     @property
     def parameter_vector(self) -> np.ndarray:

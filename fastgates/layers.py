@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from . import cells
-from ._checks import positive_integer, probability, real_array
-from ._parameters import Gradients, Module, split
+from ._checks import FLOAT32, is_ready, positive_integer, probability, real_array
+from ._parameters import Gradients, Module, starts_of
 from .engine import passes
-from .engine.call import aligned_empty
+from .engine.call import address, aligned_empty
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SimplifiedGRU", "Tape"]
 
@@ -134,8 +134,12 @@ class Recurrent(Module):
                 shapes[f"bias_ih_{suffix}"] = (rows,)
                 shapes[f"bias_hh_{suffix}"] = (rows,)
         super().__init__(shapes)
-        self._views: dict[str, np.ndarray] | None = None
-        self._names: dict[int, tuple[str, ...]] = {}  # of each direction's parameters
+        # Bytes from the start of the vector to the parameters of each direction.
+        starts = [4 * start for start in starts_of(shapes)]
+        count = 4 if self.bias else 2
+        self._offsets = [
+            (*starts[count * k : count * (k + 1)], 0, 0)[:4] for k in range(len(self._directions))
+        ]
         self._packed: tuple[int, list[passes.Prepared]] | None = None
         self._transposed: tuple[int, list[passes.Prepared]] | None = None
         random, self._dropout_random = np.random.default_rng(seed).spawn(2)
@@ -152,46 +156,31 @@ class Recurrent(Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights hold addresses: a copy packs its own.
-        return self.__dict__ | {"_packed": None, "_transposed": None, "_views": None}
+        return self.__dict__ | {"_packed": None, "_transposed": None}
 
     @property
     def output_size(self) -> int:
         """Features of the output: num_directions * hidden_size."""
         return self.num_directions * self.hidden_size
 
-    def _bind(self, vector: np.ndarray) -> None:
-        super()._bind(vector)
-        self._views = None
-
     def _suffix(self, direction: passes.Direction) -> str:
         layer, reverse = divmod(direction.index, self.num_directions)
         return f"l{layer}_reverse" if reverse else f"l{layer}"
 
-    def _weights(
-        self, by_name: Any, direction: passes.Direction
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Return weight_ih, weight_hh, bias_ih, bias_hh of one direction."""
-        names = self._names.get(direction.index)
-        if names is None:
-            suffix = self._suffix(direction)
-            kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            names = self._names[direction.index] = tuple(f"{kind}_{suffix}" for kind in kinds)
-        biases = by_name.get(names[2]), by_name.get(names[3])
-        return by_name[names[0]], by_name[names[1]], *biases
-
-    def _values(self) -> dict[str, np.ndarray]:
-        """Return views of the parameters by name; the vector behind them is always the same."""
-        if self._views is None:
-            self._views = split(self._vector, self._shapes)
-        return self._views
+    def _places(self, vector: np.ndarray, direction: passes.Direction) -> passes.Places:
+        """Return where in a vector of parameters those of one direction are."""
+        start = address(vector)
+        ih, hh, bias_ih, bias_hh = self._offsets[direction.index]
+        if not self.bias:
+            return start + ih, start + hh, 0, 0
+        return start + ih, start + hh, start + bias_ih, start + bias_hh
 
     def _prepared(self) -> list[passes.Prepared]:
         """Return the packed weights of each direction, packed anew after a change."""
         packed, version = self._packed, self._version
         if packed is None or packed[0] != version:
-            values = self._values()
             prepared = [
-                direction.prepare(*self._weights(values, direction), self._unit_constant)
+                direction.prepare(self._places(self._vector, direction), self._unit_constant)
                 for direction in self._directions
             ]
             packed = self._packed = (version, prepared)
@@ -200,9 +189,8 @@ class Recurrent(Module):
     def _prepared_backward(self) -> list[passes.Prepared]:
         packed, version = self._transposed, self._version
         if packed is None or packed[0] != version:
-            values = self._values()
             prepared = [
-                direction.prepare_backward(*self._weights(values, direction)[:2])
+                direction.prepare_backward(self._places(self._vector, direction))
                 for direction in self._directions
             ]
             packed = self._transposed = (version, prepared)
@@ -236,10 +224,21 @@ class Recurrent(Module):
         return np.stack(parts)
 
     def _states_out(self, stacked: np.ndarray) -> State:
-        return stacked[0] if len(self.cell.states) == 1 else tuple(stacked)
+        if len(stacked) == 1:
+            return stacked[0]
+        return tuple([stacked[n] for n in range(len(stacked))])  # quicker than to iterate over it
+
+    def _input(self, x: Any, copy: bool = False) -> np.ndarray:
+        """Return the input as a C-contiguous float32 array, or say what is wrong with it."""
+        if is_ready(x) and x.ndim == 3 and x.shape[2] == self.input_size:
+            return x.copy() if copy else x
+        axes = ("batch_size", "time", ("input_size", self.input_size))
+        return real_array("x", x, axes, copy=copy)
 
     def _batch(self, x: np.ndarray, lengths: Any, resets: Any) -> passes.Batch:
-        size, time = x.shape[:2]
+        size, time, _ = x.shape
+        if lengths is None and resets is None:
+            return passes.full_batch(size, time)
         if lengths is not None:
             lengths = np.asarray(lengths)
             if lengths.shape != (size,) or lengths.dtype.kind not in "iu":
@@ -310,7 +309,7 @@ class Recurrent(Module):
         if return_sequences:
             output, final, _ = self._forward(x, initial_state, lengths, resets, keep=False)
             return output, final
-        x = real_array("x", x, ("batch_size", "time", ("input_size", self.input_size)))
+        x = self._input(x)
         batch = self._batch(x, lengths, resets)
         final_states = self._last_states(
             x, batch, self._states_in("initial_state", initial_state, batch.size)
@@ -379,8 +378,7 @@ class Recurrent(Module):
         carried: list[np.ndarray] | None = None,
     ) -> tuple[np.ndarray, State, Tape | None]:
         # A tape must not change with the caller's arrays, so with one they are copied.
-        axes = ("batch_size", "time", ("input_size", self.input_size))
-        current = real_array("x", x, axes, copy=keep)
+        current = self._input(x, copy=keep)
         batch = self._batch(current, lengths, resets)
         initial = self._states_in("initial_state", initial_state, batch.size)
         tape = Tape(self, self._version, batch, initial, [], [], [], []) if keep else None
@@ -508,7 +506,7 @@ class Recurrent(Module):
     def _new_states(self, batch: passes.Batch, initial: np.ndarray | None) -> np.ndarray:
         """Return states to be filled, which hold the initial ones where there are no steps."""
         shape = (len(self.cell.states), len(self._directions), batch.size, self.hidden_size)
-        final = np.empty(shape, np.float32)
+        final = np.empty(shape, FLOAT32)
         if batch.steps == 0:
             final[...] = 0 if initial is None else initial
         return final
@@ -563,7 +561,9 @@ class Recurrent(Module):
         batch, outputs = tape.batch, tape.outputs
         d_current = None
         if d_output is not None:
-            d_current = real_array("d_output", d_output, _named(outputs[-1].shape))
+            d_current = d_output
+            if not (is_ready(d_output) and d_output.shape == outputs[-1].shape):
+                d_current = real_array("d_output", d_output, _named(outputs[-1].shape))
         d_final = self._states_in("d_final_state", d_final_state, batch.size)
         tape.used = True
         states = (
@@ -573,12 +573,11 @@ class Recurrent(Module):
             self.hidden_size,
         )
         vector = np.empty(self._vector.size, np.float32)
-        by_name = split(vector, self._shapes)
         if batch.size == 0 or batch.time == 0:
             vector[:] = 0
             d_input = np.zeros_like(tape.inputs[0]) if input_gradient else None
             d_initial = np.zeros(states, np.float32) if d_final is None else d_final
-            return Gradients(d_input, self._states_out(d_initial), by_name, vector)
+            return Gradients(d_input, self._states_out(d_initial), vector, self._shapes)
         d_initial = np.empty(states, np.float32)
         prepared = self._prepared_backward()
         for layer in reversed(range(self.num_layers)):
@@ -587,9 +586,13 @@ class Recurrent(Module):
                 saved = tape.saved[direction.index]
                 assert saved is not None
                 x = tape.inputs[layer]
-                part = np.zeros(x.shape, np.float32) if layer > 0 or input_gradient else None
+                part = None
+                if layer > 0 or input_gradient:
+                    # Steps past the end of a sequence are not written.
+                    full = batch.steps == batch.size * batch.time
+                    part = np.empty(x.shape, FLOAT32) if full else np.zeros(x.shape, FLOAT32)
                 weights = prepared[direction.index]
-                d_weights = self._weights(by_name, direction)
+                d_weights = self._places(vector, direction)
                 direction.backward(
                     weights, batch, saved, d_current, d_final, d_initial, part, d_weights
                 )
@@ -597,7 +600,7 @@ class Recurrent(Module):
                 d_input = part if d_input is None or part is None else d_input + part
             mask = tape.masks[layer]
             d_current = d_input if mask is None or d_input is None else d_input * mask
-        return Gradients(d_current, self._states_out(d_initial), by_name, vector)
+        return Gradients(d_current, self._states_out(d_initial), vector, self._shapes)
 
 
 class RNN(Recurrent):

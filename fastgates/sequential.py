@@ -393,7 +393,7 @@ class Sequential(Module):
         vector = np.concatenate(vectors[::-1])
         if d_x is not None and not input_gradient:
             d_x = None
-        return Gradients(d_x, tuple(d_initial[::-1]), self._split(vector), vector)
+        return Gradients(d_x, tuple(d_initial[::-1]), vector, self._shapes)
 
 
 def _hidden(state: State) -> np.ndarray:

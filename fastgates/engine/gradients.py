@@ -16,6 +16,7 @@ One kernel serves every cell and :class:`fastgates.Dense`, since equations play 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -257,7 +258,7 @@ class GradientPlan:
         floats = (width + _CHUNK) * n_slots * n_blocks * LANES
         self.threads = threads = min(threads, n_blocks)
         parts = max(threads, min(n_blocks, -(-floats // _PART_FLOATS)))
-        self.bounds = [n_blocks * i // parts for i in range(parts + 1)]
+        self.ranges = list(itertools.pairwise(n_blocks * i // parts for i in range(parts + 1)))
         most = -(-n_blocks // parts)
         a_stride, b_stride = _stride(width), _stride(n_slots * most * LANES)
         products = ((n_inputs, size), (n_stage, hidden), (n_stage_2, hidden), (n_slots, 1))
@@ -278,44 +279,42 @@ class WeightGradients:
 
     Parameters
     ----------
-    call : ndarray
-        A call that has all but the fields from ``chunk`` to ``d_bias``.
     plan : GradientPlan
     in_one_piece : bool
         Whether a single piece covers all steps. More pieces need scratch that outlives a call.
     """
 
-    def __init__(self, call: np.ndarray, plan: GradientPlan, in_one_piece: bool) -> None:
-        self._call, self._plan = call, plan
-        parts = len(plan.bounds) - 1
+    def __init__(self, plan: GradientPlan, in_one_piece: bool) -> None:
+        self._plan = plan
+        parts = len(plan.ranges)
         self._states = [0] * parts
         self._own: list[np.ndarray] | None = None
         if not in_one_piece:
             self._own = [aligned_empty(plan.scratch.floats) for _ in range(parts)]
 
-    def add(self, fields: slice, values: np.ndarray | tuple[int, ...]) -> None:
+    def add(self, call: np.ndarray) -> None:
         """Add a piece; with the one that begins at step 0 the results are complete.
 
         Parameters
         ----------
-        fields, values : slice, sequence of int
-            Fields of the call that are this piece's own.
+        call : ndarray
+            A call that has all but the fields from ``chunk`` to ``d_bias``.
         """
-        self._call[fields] = values
-        plan, bounds = self._plan, self._plan.bounds
+        plan, own = self._plan, self._own
 
         def make_worker() -> Callable[[int], None]:
-            mine = self._call.copy()
-            if self._own is None:
-                plan.scratch.place(mine)
+            mine = call.copy()
+            if own is None:
+                plan.scratch.place(mine, plan.scratch.start())
 
             def task(number: int) -> None:
-                if self._own is not None:
-                    plan.scratch.place(mine, address(self._own[number]))
-                self._states[number] = weight_gradients(
-                    mine, bounds[number], bounds[number + 1], self._states[number]
+                if own is not None:
+                    plan.scratch.place(mine, address(own[number]))
+                begin, end = plan.ranges[number]
+                self._states[number] = weight_gradients.dispatcher(
+                    mine, begin, end, self._states[number]
                 )
 
             return task
 
-        run(make_worker, len(self._states), plan.threads)
+        run(make_worker, len(plan.ranges), plan.threads)

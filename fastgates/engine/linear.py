@@ -9,7 +9,7 @@ import numpy as np
 from .._jit import STAMP, kernel
 from .._simd import LANES, float_pointer, load
 from .._threads import SMALL_WORK, get_num_threads, run
-from .call import FIELD, Scratch, address, make_call, nothing, record
+from .call import Scratch, address, make_call, nothing, record
 from .forward import store_row
 from .gradients import GradientPlan, WeightGradients
 from .multiply import call_multiply, multiply_address
@@ -65,17 +65,15 @@ def affine(
 
     def make_worker() -> Callable[[int], None]:
         mine = call.copy()
-        scratch.place(mine)
+        scratch.place(mine, scratch.start())
         return lambda i: affine_rows(mine, i * _ROWS, min(n_rows, (i + 1) * _ROWS))
 
     run(make_worker, -(-n_rows // _ROWS), threads)
     return y
 
 
-def affine_gradients(
-    x: np.ndarray, d_y: np.ndarray, d_weight: np.ndarray, d_bias: np.ndarray | None
-) -> None:
-    """Fill the gradients of the weight (outputs, inputs) and of the bias (outputs,)."""
+def affine_gradients(x: np.ndarray, d_y: np.ndarray, d_weight: int, d_bias: int) -> None:
+    """Fill the gradients of the weight (outputs, inputs) and of the bias (outputs,) or 0."""
     (n_rows, n_inputs), n_outputs = x.shape, d_y.shape[1]
     n_blocks = n_blocks_of(n_outputs)
     padded = np.zeros((n_rows, n_blocks * LANES), np.float32)
@@ -83,6 +81,7 @@ def affine_gradients(
     order, lengths = np.zeros(1, np.int64), np.full(1, n_rows)
     call = make_call(
         time=n_rows,
+        end_step=n_rows,
         batch=1 if n_rows else 0,
         input_size=n_inputs,
         n_units=n_outputs,
@@ -97,9 +96,8 @@ def affine_gradients(
         input_slots=address(order),
         x=address(x),
         saved=address(padded),
-        d_weight_ih=address(d_weight),
-        d_bias_ih=address(d_bias),
+        d_weight_ih=d_weight,
+        d_bias_ih=d_bias,
     )
-    piece = slice(FIELD["first_step"], FIELD["end_step"] + 1)
     threads = 1 if n_rows * n_inputs * n_outputs < SMALL_WORK else get_num_threads()
-    WeightGradients(call, GradientPlan(call, threads), True).add(piece, (0, n_rows))
+    WeightGradients(GradientPlan(call, threads), True).add(call)
