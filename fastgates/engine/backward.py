@@ -91,6 +91,7 @@ def _differentiate_units(call, begin, active, step, n_rows, equations, slots, st
                 d_h = d_h + load_row(d_output, row * d_output_stride, k, hidden_size)
                 prefetch(d_output, (row + ahead) * d_output_stride + k)
             hidden = load_row(old_hidden, INT0, k, hidden_size)
+            prefetch(old_hidden, ahead * call.output_stride + k)
             d_slots, d_old = equations(
                 load_vectors((d_h,), d_state, unit, size, states),
                 load_vectors((), pointer, i * row_size + k, width, slots),

@@ -28,6 +28,7 @@ from .._simd import (
     int_pointer,
     load,
     load_first,
+    prefetch,
     store,
     store_first,
 )
@@ -46,10 +47,12 @@ _CHUNK = 96  # steps: four vectors of each fit into the L1 cache, beside numbers
 
 
 @helper
-def _copy(source, start, target, place, count):
+def _copy(source, start, target, place, count, ahead):
+    """Copy `count` floats, and ask for those that lie `ahead` of them."""
     k = INT0
     while k + LANES <= count:
         store(target, place + k, load(source, start + k))
+        prefetch(source, start + k + ahead)
         k += LANES
     if k < count:
         store_first(target, place + k, count - k, load_first(source, start + k, count - k))
@@ -64,7 +67,9 @@ def _gather_step(call, position, step, count, first_block, n_owned):
     a = float_pointer(call.a)
     size, hidden = call.input_size, call.hidden_size
     start = count * call.a_stride
-    _copy(float_pointer(call.x), row * size, a, start, size)
+    # The next round copies the step before this one.
+    ahead = INT0 + 1 if call.reverse else INT0 - 1
+    _copy(float_pointer(call.x), row * size, a, start, size, ahead * size)
     if call.n_stage > 0:
         if restarts_at(call, row, step):
             if call.initial != 0:
@@ -76,15 +81,18 @@ def _gather_step(call, position, step, count, first_block, n_owned):
         else:
             earlier = row + 1 if call.reverse else row - 1
             source, place = call.output, earlier * call.output_stride
-        _copy(float_pointer(source), place, a, start + size, hidden)
+        skip = ahead * call.output_stride
+        _copy(float_pointer(source), place, a, start + size, hidden, skip)
     if call.n_stage_2 > 0:
-        _copy(float_pointer(call.sources), kept * width, a, start + size + hidden, hidden)
+        sources, skip = float_pointer(call.sources), -call.batch * width
+        _copy(sources, kept * width, a, start + size + hidden, hidden, skip)
     owned = n_owned * LANES
     saved = float_pointer(call.saved + 4 * (kept * call.slot_row + first_block * LANES))
     target = float_pointer(call.b + 4 * count * call.b_stride)
     for slot in range(call.n_slots):
         for k in range(0, owned, LANES):
             store(target, slot * owned + k, load(saved, slot * width + k))
+            prefetch(saved, slot * width + k - call.batch * call.slot_row)
 
 
 @helper
