@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FLOAT32", "is_ready", "positive_integer", "probability", "real_array"]
+__all__ = [
+    "FLOAT32",
+    "is_ready",
+    "positive_integer",
+    "positive_number",
+    "probability",
+    "real_array",
+]
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -17,6 +24,15 @@ def positive_integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
     return int(value)
+
+
+def positive_number(name: str, value: Any) -> float:
+    """Return `value` as a finite float above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    if not 0 < value < np.inf:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return float(value)
 
 
 def probability(name: str, value: Any) -> float:
@@ -55,8 +71,14 @@ def real_array(name: str, value: Any, shape: Sequence[Axis], *, copy: bool = Fal
     """
     try:
         array = np.asarray(value)
+        if array.dtype.hasobject and hasattr(value, "__dlpack__"):
+            array = np.from_dlpack(value)
     except ValueError as error:
         raise ValueError(f"{name} must be an array of numbers: {error}") from None
+    except (TypeError, RuntimeError, BufferError) as error:
+        # What tensors of other packages say that are on a device, of a dtype that NumPy does not
+        # know, or that would need a gradient.
+        raise TypeError(f"{name} must be an array, or a tensor on the CPU: {error}") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     sizes, axes = array.shape, shape

@@ -14,14 +14,27 @@ from typing import Any
 import numpy as np
 
 from . import cells
-from ._checks import FLOAT32, is_ready, positive_integer, probability, real_array
+from ._checks import (
+    FLOAT32,
+    is_ready,
+    positive_integer,
+    positive_number,
+    probability,
+    real_array,
+)
 from ._parameters import Gradients, Module, starts_of
+from .cells._functions import FUNCTIONS, checked_functions, complete_function, settings_of
 from .engine import passes
 from .engine.call import address, aligned_empty
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SimplifiedGRU", "Tape"]
 
+#: What every layer takes by name.
+COMMON_OPTIONS = ("bias", "dropout", "variational", "bidirectional", "seed", "reverse")
+
 _CHUNK_FLOATS = 64 * 1024  # of one layer's outputs, where stacked layers take turns
+
+_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
 
 State = (
     Any  # (layers * directions, batch, hidden), or a tuple of those: one for each state variable
@@ -78,12 +91,27 @@ class Recurrent(Module):
     dropout : float
         Probability in [0, 1) of zeroing each output of a layer that feeds the next one, during
         ``forward(..., training=True)``; the others are scaled by ``1 / (1 - dropout)``.
+    variational : bool
+        Whether a unit is dropped at all steps of a sequence or at none (Gal and Ghahramani, "A
+        theoretically grounded application of dropout in recurrent neural networks", 2016; here
+        between layers), instead of at each step anew.
     bidirectional : bool
         Whether a second direction runs from the end of each sequence to its start.
     seed : int, Generator or None
         Of the initial parameters, uniform in ``+-1 / sqrt(hidden_size)``, and of dropout.
     unit_constant : array_like of shape (hidden_size,), optional
         A fixed number for each unit that the cell's equations receive.
+    reverse : bool
+        Whether the only direction runs from the end of each sequence to its start.
+    activations : sequence, optional
+        For cells with functions to choose (:attr:`Cell.functions`) a function for each: a name of
+        :data:`fastgates.cells.FUNCTIONS`, or a sequence of a name and its numbers alpha and beta.
+        Bidirectional layers may have twice as many, those of the reverse direction last.
+    clip : float, optional
+        For the same cells: arguments of f and g are clipped to ``-clip ... clip``.
+    peepholes : bool
+        For cells that can have them, whether units have weights on states of their own,
+        ``weight_peephole_l0`` of shape (weights * hidden_size,), gate after gate.
     """
 
     def __init__(
@@ -95,9 +123,14 @@ class Recurrent(Module):
         *,
         bias: bool = True,
         dropout: float = 0.0,
+        variational: bool = False,
         bidirectional: bool = False,
         seed: int | np.random.Generator | None = None,
         unit_constant: Any = None,
+        reverse: bool = False,
+        activations: Any = None,
+        clip: float | None = None,
+        peepholes: bool = False,
     ) -> None:
         self.cell = cells.get(cell) if isinstance(cell, str) else cell
         self.input_size = positive_integer("input_size", input_size)
@@ -105,8 +138,14 @@ class Recurrent(Module):
         self.num_layers = positive_integer("num_layers", num_layers)
         self.bias = bool(bias)
         self.dropout = probability("dropout", dropout)
+        self.variational = bool(variational)
         self.bidirectional = bool(bidirectional)
+        self.reverse = bool(reverse)
+        if self.reverse and self.bidirectional:
+            raise ValueError("reverse=True means the only direction: give bidirectional=False")
         self.num_directions = 2 if self.bidirectional else 1
+        self.activations, self.clip, self.peepholes = activations, clip, bool(peepholes)
+        settings = self._settings()
         self._unit_constant = None
         if unit_constant is not None:
             self._unit_constant = real_array(
@@ -117,9 +156,10 @@ class Recurrent(Module):
                 self.cell,
                 self.input_size if layer == 0 else self.num_directions * self.hidden_size,
                 self.hidden_size,
-                reverse=direction == 1,
+                reverse=direction == 1 or self.reverse,
                 index=layer * self.num_directions + direction,
                 column=direction * self.hidden_size,
+                settings=settings[direction],
             )
             for layer in range(self.num_layers)
             for direction in range(self.num_directions)
@@ -133,12 +173,15 @@ class Recurrent(Module):
             if self.bias:
                 shapes[f"bias_ih_{suffix}"] = (rows,)
                 shapes[f"bias_hh_{suffix}"] = (rows,)
+            if self.peepholes:
+                weights = len(self.cell.unit_weights) * self.hidden_size
+                shapes[f"weight_peephole_{suffix}"] = (weights,)
         super().__init__(shapes)
         # Bytes from the start of the vector to the parameters of each direction.
-        starts = [4 * start for start in starts_of(shapes)]
-        count = 4 if self.bias else 2
+        starts = {name: 4 * start for name, start in zip(shapes, starts_of(shapes), strict=False)}
         self._offsets = [
-            (*starts[count * k : count * (k + 1)], 0, 0)[:4] for k in range(len(self._directions))
+            tuple(starts.get(f"{kind}_{self._suffix(direction)}", 0) for kind in _KINDS)
+            for direction in self._directions
         ]
         self._packed: tuple[int, list[passes.Prepared]] | None = None
         self._transposed: tuple[int, list[passes.Prepared]] | None = None
@@ -151,12 +194,41 @@ class Recurrent(Module):
         options += [f"num_layers={self.num_layers}"] * (self.num_layers > 1)
         options += ["bias=False"] * (not self.bias)
         options += [f"dropout={self.dropout}"] * (self.dropout > 0)
+        options += ["variational=True"] * self.variational
         options += ["bidirectional=True"] * self.bidirectional
+        options += ["reverse=True"] * self.reverse
+        options += ["peepholes=True"] * self.peepholes
+        options += [f"clip={self.clip}"] * (self.clip is not None)
+        options += [f"activations={self.activations}"] * (self.activations is not None)
         return f"{type(self).__name__}({', '.join(options)})"
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights hold addresses: a copy packs its own.
         return self.__dict__ | {"_packed": None, "_transposed": None}
+
+    def _settings(self) -> Sequence[np.ndarray | None]:
+        """Check the options of cells with functions to choose; return each direction's settings."""
+        functions = self.cell.functions
+        if self.peepholes and not self.cell.unit_weights:
+            raise ValueError(f"peepholes must be False, since the cell {self.cell.name} has none")
+        if not functions:
+            if self.activations is not None or self.clip is not None:
+                raise ValueError(
+                    f"activations and clip must be None: the functions of the cell "
+                    f"{self.cell.name} are fixed"
+                )
+            return [None] * self.num_directions
+        if self.clip is not None:
+            self.clip = positive_number("clip", self.clip)
+        chosen: list[Any] = [functions]
+        if self.activations is not None:
+            self.activations = checked_functions(
+                "activations", self.activations, len(functions), self.num_directions
+            )
+            parts = range(0, len(self.activations), len(functions))
+            chosen = [self.activations[i : i + len(functions)] for i in parts]
+        settings = [settings_of(self.clip, map(complete_function, part)) for part in chosen]
+        return settings * (self.num_directions // len(settings))
 
     @property
     def output_size(self) -> int:
@@ -170,17 +242,31 @@ class Recurrent(Module):
     def _places(self, vector: np.ndarray, direction: passes.Direction) -> passes.Places:
         """Return where in a vector of parameters those of one direction are."""
         start = address(vector)
-        ih, hh, bias_ih, bias_hh = self._offsets[direction.index]
-        if not self.bias:
-            return start + ih, start + hh, 0, 0
-        return start + ih, start + hh, start + bias_ih, start + bias_hh
+        ih, hh, bias_ih, bias_hh, peepholes = self._offsets[direction.index]
+        return (
+            start + ih,
+            start + hh,
+            start + bias_ih if self.bias else 0,
+            start + bias_hh if self.bias else 0,
+            start + peepholes if self.peepholes else 0,
+        )
+
+    def _peepholes(self, direction: passes.Direction) -> np.ndarray | None:
+        """Return the weights of units on their own states of one direction."""
+        if not self.peepholes:
+            return None
+        return self.parameters[f"weight_peephole_{self._suffix(direction)}"]
 
     def _prepared(self) -> list[passes.Prepared]:
         """Return the packed weights of each direction, packed anew after a change."""
         packed, version = self._packed, self._version
         if packed is None or packed[0] != version:
             prepared = [
-                direction.prepare(self._places(self._vector, direction), self._unit_constant)
+                direction.prepare(
+                    self._places(self._vector, direction),
+                    self._unit_constant,
+                    self._peepholes(direction),
+                )
                 for direction in self._directions
             ]
             packed = self._packed = (version, prepared)
@@ -388,7 +474,9 @@ class Recurrent(Module):
         for layer in range(self.num_layers):
             mask = None
             if layer > 0 and training and self.dropout > 0:
-                kept = self._dropout_random.random(current.shape, np.float32) >= self.dropout
+                size, time, features = current.shape
+                shape = (size, 1 if self.variational else time, features)
+                kept = self._dropout_random.random(shape, np.float32) >= self.dropout
                 mask = kept * np.float32(1 / (1 - self.dropout))
                 current = current * mask
             shape = (batch.size, batch.time, self.num_directions * self.hidden_size)
@@ -461,7 +549,7 @@ class Recurrent(Module):
         if batch.steps == 0:
             return final
         prepared = self._prepared()
-        whole = self.num_layers == 1 or self.bidirectional
+        whole = self.num_layers == 1 or self.bidirectional or self.reverse
         if whole:
             for layer in range(self.num_layers):
                 shape = (batch.size, batch.time, self.num_directions * self.hidden_size)
@@ -613,9 +701,12 @@ class RNN(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed
         As in :class:`Recurrent`.
-    nonlinearity : {"tanh", "relu"}
+    reverse, clip
+        As in :class:`Recurrent`.
+    nonlinearity : str or sequence
+        "tanh" or "relu"; or another function, as of the `activations` of :class:`Recurrent`.
     leak : float or array_like of shape (hidden_size,), optional
         Fixed numbers in [0, 1], for all units or one each: 0 (the default) is the plain network, 1
         is pure memory.
@@ -627,15 +718,24 @@ class RNN(Recurrent):
         hidden_size: int,
         num_layers: int = 1,
         *,
-        nonlinearity: str = "tanh",
+        nonlinearity: Any = "tanh",
         leak: Any = None,
         bias: bool = True,
         dropout: float = 0.0,
+        variational: bool = False,
         bidirectional: bool = False,
         seed: int | np.random.Generator | None = None,
+        reverse: bool = False,
+        clip: float | None = None,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        if isinstance(nonlinearity, str) and nonlinearity not in FUNCTIONS:
+            raise ValueError(
+                f"nonlinearity must be 'tanh' or 'relu', or one of {', '.join(FUNCTIONS)}, "
+                f"got {nonlinearity!r}"
+            )
+        functions: Any = None
+        if clip is not None or nonlinearity not in ("tanh", "relu"):
+            functions = _of_each_direction(nonlinearity)
         constant = None
         if leak is not None:
             hidden_size = positive_integer("hidden_size", hidden_size)
@@ -646,6 +746,8 @@ class RNN(Recurrent):
             if not ((constant >= 0) & (constant <= 1)).all():
                 raise ValueError(f"leak must be in [0, 1], got {leak!r}")
         name = ("leaky_rnn" if leak is not None else "rnn") + "_relu" * (nonlinearity == "relu")
+        if functions is not None:
+            name = "rnn_general"
         self.nonlinearity = nonlinearity
         self.leak = None if constant is None else constant.copy()
         super().__init__(
@@ -655,9 +757,13 @@ class RNN(Recurrent):
             num_layers,
             bias=bias,
             dropout=dropout,
+            variational=variational,
             bidirectional=bidirectional,
             seed=seed,
             unit_constant=constant,
+            reverse=reverse,
+            activations=functions,
+            clip=clip,
         )
 
 
@@ -674,7 +780,7 @@ class SimplifiedGRU(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed
         As in :class:`Recurrent`. Gates are in the order f, g.
     """
 
@@ -698,10 +804,12 @@ class GRU(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed, reverse
         As in :class:`Recurrent`. Gates are in the order r, z, n.
     reset_after : bool
         Whether the reset gate acts after the product, as in ``torch.nn.GRU``.
+    activations, clip
+        As in :class:`Recurrent`: the functions in place of the sigmoid and of tanh.
     """
 
     def __init__(
@@ -711,12 +819,24 @@ class GRU(Recurrent):
         num_layers: int = 1,
         *,
         reset_after: bool = False,
+        activations: Any = None,
+        clip: float | None = None,
         **options: Any,
     ) -> None:
         _only_known_options(type(self), options)
         self.reset_after = bool(reset_after)
         name = "gru_reset_after" if reset_after else "gru"
-        super().__init__(name, input_size, hidden_size, num_layers, **options)
+        if activations is not None or clip is not None:
+            name += "_general"
+        super().__init__(
+            name,
+            input_size,
+            hidden_size,
+            num_layers,
+            activations=activations,
+            clip=clip,
+            **options,
+        )
 
 
 class LSTM(Recurrent):
@@ -733,10 +853,19 @@ class LSTM(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed, reverse
         As in :class:`Recurrent`. Gates are in the order i, f, g, o; states are pairs ``(h, c)``.
     forget_bias : float
         Initial value of the forget gate's bias (``bias_ih``; that of ``bias_hh`` is 0).
+    coupled : bool
+        Whether ``f = 1 - i`` and there is no forget gate: gates are in the order i, g, o, and the
+        bias of the input gate is ``-forget_bias`` to begin with. (CIFG of Greff et al., 2017.)
+    peepholes : bool
+        Whether gates see the memory: ``i`` and ``f`` that before the step, ``o`` the new one, each
+        with a weight for each unit. (Gers and Schmidhuber, 2000.) They begin with 0.
+    activations, clip
+        As in :class:`Recurrent`: the functions in place of the sigmoid, of the tanh that makes g,
+        and of the last one.
     """
 
     def __init__(
@@ -746,17 +875,38 @@ class LSTM(Recurrent):
         num_layers: int = 1,
         *,
         forget_bias: float = 1.0,
+        coupled: bool = False,
+        peepholes: bool = False,
+        activations: Any = None,
+        clip: float | None = None,
         **options: Any,
     ) -> None:
         _only_known_options(type(self), options)
-        super().__init__("lstm", input_size, hidden_size, num_layers, **options)
+        self.coupled = bool(coupled)
+        general = peepholes or activations is not None or clip is not None
+        name = "lstm_coupled" if self.coupled else "lstm_general" if general else "lstm"
+        super().__init__(
+            name,
+            input_size,
+            hidden_size,
+            num_layers,
+            peepholes=peepholes,
+            activations=activations,
+            clip=clip,
+            **options,
+        )
         self.forget_bias = float(forget_bias)
-        if self.bias:
-            gate = slice(self.hidden_size, 2 * self.hidden_size)
-            with self.edit_parameters() as parameters:
-                for direction in self._directions:
-                    parameters[f"bias_ih_{self._suffix(direction)}"][gate] = self.forget_bias
-                    parameters[f"bias_hh_{self._suffix(direction)}"][gate] = 0
+        # Without a forget gate the input gate closes where that would be open.
+        first, bias = (0, -self.forget_bias) if self.coupled else (1, self.forget_bias)
+        gate = slice(first * self.hidden_size, (first + 1) * self.hidden_size)
+        with self.edit_parameters() as parameters:
+            for direction in self._directions:
+                suffix = self._suffix(direction)
+                if self.bias:
+                    parameters[f"bias_ih_{suffix}"][gate] = bias
+                    parameters[f"bias_hh_{suffix}"][gate] = 0
+                if self.peepholes:
+                    parameters[f"weight_peephole_{suffix}"][...] = 0
 
 
 def _named(shape: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
@@ -764,8 +914,18 @@ def _named(shape: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
     return tuple(zip(names, shape, strict=True))
 
 
+def _of_each_direction(nonlinearity: Any) -> list[Any]:
+    """Return the function of an RNN, or those of its directions, as a list."""
+    if isinstance(nonlinearity, str):
+        return [nonlinearity]
+    functions = list(nonlinearity)
+    # A name and its numbers are one function.
+    one = all(isinstance(part, int | float | np.number) for part in functions[1:])
+    return [functions] if one and isinstance(functions[0], str) else functions
+
+
 def _only_known_options(layer: type, options: dict[str, Any]) -> None:
-    known = ("bias", "dropout", "bidirectional", "seed")
     for name in options:
-        if name not in known:
-            raise TypeError(f"{layer.__name__} has no option {name!r}; it has {', '.join(known)}")
+        if name not in COMMON_OPTIONS:
+            known = ", ".join(COMMON_OPTIONS)
+            raise TypeError(f"{layer.__name__} has no option {name!r}; it has {known}")

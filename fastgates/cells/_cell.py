@@ -38,6 +38,13 @@ class Cell:
         The state variables; the first is the output, which the products take.
     forward, backward : kernel
         The compiled passes (:mod:`fastgates.engine.forward` and ``backward`` make them).
+    functions : tuple of str
+        The activation function that stands where one can be chosen, for cells whose equations take
+        settings (see :mod:`fastgates.cells.general`).
+    unit_weights : tuple of (int, int, int)
+        Of each weight of a unit on a state of its own (a peephole): the slot that the product is
+        added to, the state, not the first, and 1 if it is the state after the step. The equations
+        add the product themselves; the engine sums the weights' gradients.
     """
 
     name: str
@@ -49,6 +56,8 @@ class Cell:
     states: tuple[str, ...]
     forward: Any
     backward: Any
+    functions: tuple[str, ...] = ()
+    unit_weights: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for what, places in (

@@ -119,7 +119,7 @@ def step_after_backward(d_states, saved, states, new_states, constant):
 @kernel
 def forward_after(calls, begin, end, stamp=STAMP):
     slots = (0, 0, 0, 0)
-    forward_pass(calls, begin, end, update, None, slots, (0,), open_gates)
+    forward_pass(calls, begin, end, update, None, slots, (0,), None, open_gates)
 
 
 @kernel

@@ -57,7 +57,7 @@ def step_backward(d_states, saved, states, new_states, constant):
 @kernel
 def forward(calls, begin, end, stamp=STAMP):
     gates = (0, 0, 0, 0)
-    forward_pass(calls, begin, end, remember, None, gates, (0, 0), activate)
+    forward_pass(calls, begin, end, remember, None, gates, (0, 0), None, activate)
 
 
 @kernel

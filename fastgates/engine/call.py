@@ -82,6 +82,7 @@ _NAMES = (
     "d_weight_hh",  # (gates * n_units, H)
     "d_bias_ih",  # (gates * n_units), or 0
     "d_bias_hh",
+    "d_unit_weights",  # (n_unit_weights * n_units), or 0
     # the layer
     "input_size",  # I
     "hidden_size",  # H
@@ -95,6 +96,10 @@ _NAMES = (
     "reverse",  # 1: time runs from the end of each sequence to its start
     "multiply",  # address of the kernel that makes all products
     "nothing",  # zeros, as many as a state has
+    "settings",  # float32: numbers that the equations take, see fastgates.cells.general; or 0
+    "n_others",  # N - 1
+    "n_unit_weights",  # weights of each unit on a state of its own
+    "unit_weights",  # int64 (n_unit_weights, 3): its slot, its state, 1 if that after the step
     # packed weights, see fastgates.engine.pack
     "bias",  # (S * Hp)
     "unit_constant",  # (Hp)

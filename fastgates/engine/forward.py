@@ -19,6 +19,9 @@ A cell's functions see tuples of SIMD values, never arrays:
     Optional: what can be done before the rest of ``equations``, which then finds its results. Each
     is a loop of its own over a row of units. A long chain of operations that wait for each other,
     such as tanh of what sigmoids made, keeps a processor from working on enough units at once.
+
+For a pass that is given the shape `constants`, `constant` is a pair: a pointer to the layer's
+settings, and a tuple of as many fixed numbers or weights of the unit.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from .._simd import (
 from .._vecmath import ZERO
 from .call import record
 from .multiply import call_multiply
-from .tuples import load_vectors, store_vectors
+from .tuples import load_constants, load_vectors, store_vectors
 
 __all__ = ["forward_pass"]
 
@@ -241,7 +244,13 @@ def _add_product(call, active, slots, count, vectors, panel):
 
 
 @helper
-def _finish_first_stage(call, active, slots_at, n_rows, equations, slots, states):
+def constant_of(call, pointer, k, shape):
+    """Return what the equations are given of the units k ... besides slots and states."""
+    return load_constants(float_pointer(call.settings), pointer, k, call.n_blocks * LANES, shape)
+
+
+@helper
+def _finish_first_stage(call, active, slots_at, n_rows, equations, slots, states, shape):
     """Apply the equations between two stages: make what the second one multiplies."""
     width = call.n_blocks * LANES
     row, size = call.slot_row, n_rows * width
@@ -253,14 +262,16 @@ def _finish_first_stage(call, active, slots_at, n_rows, equations, slots, states
             source, activated = equations(
                 load_vectors((), pointer, i * row + k, width, slots),
                 load_vectors((), state, place, size, states),
-                load(constants, k),
+                constant_of(call, constants, k, shape),
             )
             store(sources, place, source)
             store_vectors((), activated, pointer, i * row + k, width)
 
 
 @helper
-def _finish(call, active, slots_at, base, chunk_steps, n_rows, activate, equations, slots, states):
+def _finish(
+    call, active, slots_at, base, chunk_steps, n_rows, activate, equations, slots, states, shape
+):
     """Apply the cell's equations; store the new state, the output and what is to be kept."""
     width, hidden = call.n_blocks * LANES, call.hidden_size
     row, states_size, keep = call.slot_row, n_rows * width, call.saved != 0
@@ -293,7 +304,7 @@ def _finish(call, active, slots_at, base, chunk_steps, n_rows, activate, equatio
             new_states, saved = equations(
                 load_vectors((), pointer, i * row + k, width, slots),
                 load_vectors((), state, place, states_size, states),
-                load(constants, k),
+                constant_of(call, constants, k, shape),
             )
             store_vectors((), new_states, state, place, states_size)
             store_row(output, output_row, k, hidden, new_states[0])
@@ -306,7 +317,9 @@ def _finish(call, active, slots_at, base, chunk_steps, n_rows, activate, equatio
 
 
 @helper
-def forward_pass(calls, begin, end, equations, first_equations, slots, states, activate=None):
+def forward_pass(
+    calls, begin, end, equations, first_equations, slots, states, constants=None, activate=None
+):
     """Run the piece of the forward pass of the positions begin ... end of the batch.
 
     Parameters
@@ -315,8 +328,9 @@ def forward_pass(calls, begin, end, equations, first_equations, slots, states, a
         A call, see :mod:`fastgates.engine.call`.
     equations, first_equations : function
         The cell's (see the module's docstring); the second None for cells of one stage.
-    slots, states : shape
-        Tuples as long as the number of slots and of states.
+    slots, states, constants : shape
+        Tuples as long as the number of slots, of states, and of numbers of a unit; None of those
+        for cells without settings, which have one.
     activate : function, optional
         What `equations` begin with, for a row of units at a time (see the module's docstring).
     """
@@ -342,11 +356,23 @@ def forward_pass(calls, begin, end, equations, first_equations, slots, states, a
             here = slot_rows(call) + 4 * int_pointer(call.kept)[base] * call.slot_row
             _add_product(call, active, here, call.n_stage, call.state, call.panel)
             if first_equations is not None:
-                _finish_first_stage(call, active, here, n_rows, first_equations, slots, states)
+                _finish_first_stage(
+                    call, active, here, n_rows, first_equations, slots, states, constants
+                )
                 later = here + 4 * call.n_stage * width
                 _add_product(call, active, later, call.n_stage_2, call.source, call.panel_2)
             _finish(
-                call, active, here, base, chunk_steps, n_rows, activate, equations, slots, states
+                call,
+                active,
+                here,
+                base,
+                chunk_steps,
+                n_rows,
+                activate,
+                equations,
+                slots,
+                states,
+                constants,
             )
             base += active
             step += 1

@@ -34,7 +34,7 @@ from .._simd import (
 )
 from .._threads import run
 from .call import FIELD, ONE_AT, Scratch, address, aligned_empty, record
-from .forward import kept_row, restarts_at, row_of_step
+from .forward import kept_row, load_row, restarts_at, row_of_step
 from .multiply import GROUP, call_multiply
 
 __all__ = ["GradientPlan", "WeightGradients", "weight_gradients"]
@@ -56,6 +56,41 @@ def _copy(source, start, target, place, count, ahead):
         k += LANES
     if k < count:
         store_first(target, place + k, count - k, load_first(source, start + k, count - k))
+
+
+@helper
+def _gather_unit_weights(call, position, step, count, first_block, n_owned):
+    """Add to row `count` of ``b`` what the weights of units on their own states get of one step.
+
+    That is the gradient of the slot times the state. So they are further columns that are summed
+    like the biases.
+    """
+    width, owned = call.n_blocks * LANES, n_owned * LANES
+    kept, row = kept_row(call, position, step), row_of_step(call, position, step)
+    slots, target = float_pointer(call.saved), float_pointer(call.b)
+    start = kept * call.slot_row + first_block * LANES
+    for weight in range(call.n_unit_weights):
+        slot = int_pointer(call.unit_weights)[3 * weight]
+        state = int_pointer(call.unit_weights)[3 * weight + 1]
+        size, place = width, INT0
+        if int_pointer(call.unit_weights)[3 * weight + 2] != 0:
+            source = call.cells + 4 * (kept * call.n_others + state - 1) * width
+        elif restarts_at(call, row, step):
+            source = call.nothing
+            if call.initial != 0:
+                source, size = call.initial, call.hidden_size
+                place = state * call.state_stride
+                place += int_pointer(call.order)[position] * call.hidden_size
+        elif step == call.kept_step:
+            source = call.carried + 4 * (state * call.batch + position) * width
+        else:
+            earlier = kept_row(call, position, step - 1)
+            source = call.cells + 4 * (earlier * call.n_others + state - 1) * width
+        states = float_pointer(source)
+        for k in range(0, owned, LANES):
+            value = load_row(states, place, first_block * LANES + k, size)
+            column = count * call.b_stride + (call.n_slots + weight) * owned + k
+            store(target, column, load(slots, start + slot * width + k) * value)
 
 
 @helper
@@ -93,6 +128,8 @@ def _gather_step(call, position, step, count, first_block, n_owned):
         for k in range(0, owned, LANES):
             store(target, slot * owned + k, load(saved, slot * width + k))
             prefetch(saved, slot * width + k - call.batch * call.slot_row)
+    if call.n_unit_weights > 0:
+        _gather_unit_weights(call, position, step, count, first_block, n_owned)
 
 
 @helper
@@ -186,6 +223,9 @@ def _scatter_all(call, first_block, n_owned):
                     target, place = call.d_bias_hh, recurrent_slot
             if target != 0:
                 _scatter(call, panel, columns, place, gate, first_block, n_owned, target)
+    for weight in range(call.n_unit_weights):
+        slot, target = call.n_slots + weight, call.d_unit_weights
+        _scatter(call, call.d_bias, INT0 + 1, slot, weight, first_block, n_owned, target)
 
 
 @kernel
@@ -221,7 +261,7 @@ def weight_gradients(calls, first_block, end_block, state, stamp=STAMP):
                 step -= 1
         if steps < call.chunk and (call.first_step > 0 or (steps == 0 and joins != 0)):
             break
-        _add_biases(call, call.n_slots * n_owned, steps, joins)
+        _add_biases(call, (call.n_slots + call.n_unit_weights) * n_owned, steps, joins)
         _add_products(call, n_owned, steps, joins)
         joins, steps = INT0 + 1, INT0
     if call.first_step == 0:
@@ -258,10 +298,12 @@ class GradientPlan:
             "n_inputs",
             "n_stage",
             "n_stage_2",
+            "n_unit_weights",
         )
-        size, hidden, n_blocks, n_slots, n_inputs, n_stage, n_stage_2 = (
+        size, hidden, n_blocks, n_slots, n_inputs, n_stage, n_stage_2, n_unit_weights = (
             int(call[FIELD[name]]) for name in names
         )
+        n_slots += n_unit_weights  # summed like the biases of slots
         width = size + ((n_stage > 0) + (n_stage_2 > 0)) * hidden
         floats = (width + _CHUNK) * n_slots * n_blocks * LANES
         self.threads = threads = min(threads, n_blocks)

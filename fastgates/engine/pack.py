@@ -207,15 +207,13 @@ class LayerPacking:
         first = address(self._layer) + 8 * (6 + 2 * self._n_gates)
         return first, first + 8 * self._n_gates
 
-    def forward(
-        self, places: tuple[int, int, int, int], unit_constant: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def forward(self, places: Sequence[int], unit_constant: int) -> tuple[np.ndarray, np.ndarray]:
         """Pack parameters (PyTorch's shapes) for the forward pass.
 
         Parameters
         ----------
         places : tuple of int
-            Addresses of weight_ih, weight_hh, bias_ih and bias_hh.
+            Addresses of weight_ih, weight_hh, bias_ih, bias_hh, and maybe more.
         unit_constant : int
             Address of a fixed number for each unit, or 0.
 
@@ -227,10 +225,10 @@ class LayerPacking:
         starts, there, floats = self._forward
         packed = aligned_empty(floats)
         place = address(packed)
-        _pack_layer(address(self._layer), *places, unit_constant, place)
+        _pack_layer(address(self._layer), *places[:4], unit_constant, place)
         return packed, (starts + place) * there
 
-    def transposed(self, places: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def transposed(self, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Pack parameters for back-propagation: ``input_panel_t`` ... ``panel_t_2``."""
         starts, there, floats = self._transposed
         packed = aligned_empty(floats)

@@ -47,9 +47,9 @@ _MOST_PIECES = 8  # of a backward pass, where sources are made again
 _SOURCES_FLOATS = 256 * 1024  # of what second stages multiplied, held at a time on the way back
 
 
-# Addresses of weight_ih, weight_hh, bias_ih, bias_hh in PyTorch's shapes, or of their gradients; 0
-# for no bias.
-Places = tuple[int, int, int, int]
+# Addresses of weight_ih, weight_hh, bias_ih, bias_hh in PyTorch's shapes and of the weights of
+# units on their own states, or of their gradients; 0 for what there is not.
+Places = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Prepared:
     """Packed weights of one direction, and a call with all fields that depend on them alone."""
 
     call: np.ndarray
-    panels: object
+    panels: object  # keeps what the call points to alive
 
 
 class Direction:
@@ -159,6 +159,8 @@ class Direction:
         Of its states: layer * directions + direction.
     column : int
         Of its outputs in a row of the layer's output.
+    settings : ndarray of float32, optional
+        The numbers that the equations of a cell with functions to choose take.
     """
 
     def __init__(
@@ -170,8 +172,10 @@ class Direction:
         reverse: bool,
         index: int,
         column: int,
+        settings: np.ndarray | None = None,
     ) -> None:
         self.cell = cell
+        self.settings = settings
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.reverse = reverse
@@ -184,6 +188,7 @@ class Direction:
         self._n_states = len(cell.states)
         self._two_stages = len(cell.stages) == 2
         self._state_place = 4 * index * hidden_size  # bytes, for each row of the batch
+        self._unit_weights = np.array(cell.unit_weights, np.int64)
         self._plans: dict[tuple[object, ...], _Plan] = {}
         self._last_plans: list[tuple[Any, ...]] = [(None,), (None,)]  # of each kind
         self._gradient_plans: dict[int, GradientPlan] = {}
@@ -198,14 +203,28 @@ class Direction:
         state = self.__dict__ | {"_template": None, "_spare": [], "_plans": {}}
         return state | {"_gradient_plans": {}, "_last_plans": [(None,), (None,)]}
 
-    def prepare(self, places: Places, unit_constant: np.ndarray | None) -> Prepared:
+    def prepare(
+        self,
+        places: Places,
+        unit_constant: np.ndarray | None,
+        unit_weights: np.ndarray | None = None,
+    ) -> Prepared:
         """Pack the parameters (PyTorch's shapes) for the forward pass."""
         packed, panels = self._packing.forward(places, address(unit_constant))
         if self._template is None:
             self._template = self._make_template()
         call = self._template.copy()
         call[_PACKED] = panels
-        return Prepared(call, packed)
+        if not self.cell.unit_weights:
+            return Prepared(call, packed)
+        # In a place of their own, as there are several.
+        padded = aligned_empty((len(self.cell.unit_weights), self.n_blocks * LANES))
+        padded[...] = 0
+        if unit_weights is not None:
+            padded[:, : self.hidden_size] = unit_weights.reshape(len(padded), -1)
+            call[FIELD["n_unit_weights"]] = len(padded)
+        call[FIELD["unit_constant"]] = address(padded)
+        return Prepared(call, (packed, padded))
 
     def _make_template(self) -> np.ndarray:
         """Return a call with the fields that depend on the layer alone."""
@@ -227,6 +246,9 @@ class Direction:
             recurrent_slots=self._packing.places[1],
             multiply=multiply_address(),
             nothing=nothing(self.n_blocks * LANES),
+            settings=address(self.settings),
+            n_others=self._n_states - 1,
+            unit_weights=address(self._unit_weights),
         )
 
     def prepare_backward(self, places: Places) -> Prepared:
@@ -504,7 +526,7 @@ _PACKED = _fields("bias", "panel_2")
 _PACKED_T = _fields("input_panel_t", "panel_t_2")
 _pack_head, _ = packer("x", "carried_on")
 _pack_piece, _PIECE_AT = packer("first_step", "carried_on")
-_pack_gradients, _GRADIENTS_AT = packer("d_output", "d_bias_hh")
+_pack_gradients, _GRADIENTS_AT = packer("d_output", "d_unit_weights")
 
 
 def _ranges(size: int, most_rows: int, threads: int) -> tuple[list[int], int]:
