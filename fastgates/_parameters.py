@@ -43,9 +43,12 @@ class Gradients:
         With respect to each parameter: views of `parameter_vector`.
     parameter_vector : ndarray
         All of them in one flat float32 vector, in the order of the module's own.
+    states : ndarray, pair of ndarray, or None
+        With respect to the state after each step, (layers * directions, batch, time, hidden_size)
+        each; None where it was not asked for.
     """
 
-    __slots__ = ("_shapes", "initial_state", "input", "parameter_vector")
+    __slots__ = ("_shapes", "_views", "initial_state", "input", "parameter_vector", "states")
 
     def __init__(
         self,
@@ -53,16 +56,21 @@ class Gradients:
         initial_state: Any,
         parameter_vector: np.ndarray,
         shapes: Shapes,
+        states: Any = None,
     ) -> None:
         self.input = input
         self.initial_state = initial_state
         self.parameter_vector = parameter_vector
+        self.states = states
         self._shapes = shapes
+        self._views: dict[str, np.ndarray] | None = None
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
         """With respect to each parameter: views of :attr:`parameter_vector`."""
-        return split(self.parameter_vector, self._shapes)
+        if self._views is None:  # optimisers never ask for them
+            self._views = split(self.parameter_vector, self._shapes)
+        return self._views
 
 
 class EditableParameters(dict[str, np.ndarray]):
