@@ -5,6 +5,7 @@ Nothing here imports pandas before a pandas index has come in, or a model file t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -58,6 +59,8 @@ class Clock(NamedTuple):
             raise DataError(f"{name} must have at least 2 rows, got {len(index)}")
         label = None if index.name is None else str(index.name)
         if isinstance(index, pandas.DatetimeIndex):
+            if not index.is_monotonic_increasing:
+                _equal_steps(index.asi8, index, name)  # it says where
             frequency = index.freqstr or _inferred(pandas, index, name)
             return cls("datetime", index[-1].isoformat(), frequency, label)
         if isinstance(index, pandas.PeriodIndex):
@@ -95,9 +98,11 @@ class Clock(NamedTuple):
 
 
 def _inferred(pandas: Any, index: Any, name: str) -> str:
-    frequency = pandas.infer_freq(index) if len(index) > 2 else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that later versions return an object
+        frequency = pandas.infer_freq(index) if len(index) > 2 else None
     if frequency is not None:
-        return str(frequency)
+        return str(getattr(frequency, "freqstr", frequency))
     step = _equal_steps(index.asi8, index, name)
     return str(
         pandas.tseries.frequencies.to_offset(pandas.Timedelta(int(step), unit=index.unit)).freqstr

@@ -120,7 +120,10 @@ def _with_parameters(cls: type[SequenceEstimator], parameters: Mapping[str, Any]
         raise ModelFileError(
             f"{cls.__name__} has no parameter {', '.join(unknown)}: pip install --upgrade fastgates"
         )
-    parameters = dict(parameters)
+    parameters = {
+        name: tuple(value) if isinstance(known[name].default, tuple) else value
+        for name, value in parameters.items()
+    }
     if isinstance(parameters.get("class_weight"), list):
         parameters["class_weight"] = dict(parameters["class_weight"])
     return cls(**parameters)
@@ -349,7 +352,7 @@ def _history_of_version_1(epochs: NDArray[np.float64], best_epoch: int) -> dict[
     return {
         "epochs": {
             "epoch": list(range(1, len(epochs) + 1)),
-            "step": unknown,
+            "step": [0] * len(epochs),  # it was not counted
             "loss": loss.tolist(),
             "validation_loss": validation.tolist(),
             "gradient_norm": norm.tolist(),

@@ -459,6 +459,8 @@ class SequenceForecaster(SequenceEstimator):
         if y is None:
             if X is not None:
                 raise ValueError("X must come with y, the series up to now")
+            if len(self._last) < self.window:
+                raise ValueError("y is needed: this model's file remembers no series")
             given = _Given(
                 self._last, self.target_names_, self.input_names_, self._clock, None, self._flat,
                 self._named,
