@@ -259,15 +259,17 @@ def _parameters(arguments: argparse.Namespace) -> dict[str, Any]:
 def _fit_forecaster(arguments: argparse.Namespace, columns: Columns) -> int:
     series = read_series(arguments.data, columns)
 
+    import numpy as np
+
     from fastgates.commands._scores import number_scores
-    from fastgates.estimators import SequenceForecaster
+    from fastgates.estimators._forecaster import Given, SequenceForecaster
     from fastgates.forecasting import chronological_split, compare
 
     horizon = arguments.leads or arguments.horizon or 1
     model = SequenceForecaster(
         window=columns.window or _WINDOW,
         horizon=horizon,
-        future_inputs=[columns.inputs.index(name) for name in columns.future_inputs],
+        future_inputs=columns.future_inputs,
         loss=arguments.loss or "mse",
         **_parameters(arguments),
     )
@@ -284,8 +286,11 @@ def _fit_forecaster(arguments: argparse.Namespace, columns: Columns) -> int:
         if stop > start
     ]
     print(f"{arguments.data}: {rows} rows; {', '.join(parts)}")
-    _train(model, series.target, series.inputs, split=split)
-    model._name_columns((str(columns.target),), columns.inputs)
+    values = series.target[:, None]
+    if series.inputs is not None:
+        values = np.concatenate([values, series.inputs], axis=1)
+    given = Given(values, (str(columns.target),), columns.inputs, None, None, True, True)
+    _train(model._fit_given, given, split)
     _print_training(model)
     scores, picture = None, None
     if arguments.test > 0:
@@ -331,7 +336,7 @@ def _fit_samples(arguments: argparse.Namespace, columns: Columns) -> int:
     else:
         model = SequenceRegressor(loss=arguments.loss or "mse", **parameters)
     held_back = (validation.x, validation.y) if len(parts[1]) else None
-    _train(model, training.x, training.y, validation=held_back)
+    _train(model.fit, training.x, training.y, validation=held_back)
     _print_training(model)
     if len(parts[2]):
         model.calibrate(calibration.x, calibration.y)
@@ -428,13 +433,13 @@ def _spread(order: Any, labels: Any) -> Any:
     return order[np.argsort(position, kind="stable")]
 
 
-def _train(model: Any, *data: Any, **options: Any) -> None:
+def _train(fit: Any, *data: Any, **options: Any) -> None:
     """Fit; that Ctrl-C ended the training is said at the end."""
     import warnings
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "training was interrupted", RuntimeWarning)
-        model.fit(*data, **options)
+        fit(*data, **options)
 
 
 def _print_training(model: Any) -> None:

@@ -1,7 +1,7 @@
 """The estimators as kinds of ``fastgates.files``: what ``save`` writes and ``load`` reads.
 
 A file holds the parameters, the fitted attributes, the model's weights with its scaling, the
-residuals behind the intervals, and the history.  What only a training in progress has is left out:
+residuals behind the intervals, and the history by epochs.  What only a training in progress has is left out:
 the optimiser's state, callbacks, the checkpoint's name, a schedule given as an object, a random
 state that is not an integer.
 """
@@ -48,13 +48,24 @@ def _to_file(estimator: SequenceEstimator) -> tuple[dict[str, Any], Tensors]:
         "parameters": _parameters(estimator),
         "model": dict(estimator._shape_),
         "fitted": own[_kind(estimator)](estimator),
-        "history": estimator.history_.to_dict(),
+        "history": _history(estimator.history_),
         "table": estimator.table_,
     }
     tensors = {f"model.{name}": value for name, value in estimator.model_.state_dict().items()}
     if hasattr(estimator, "residuals_"):
         tensors["residuals"] = estimator.residuals_
     return header, tensors
+
+
+def _history(history: History) -> dict[str, Any]:
+    """Return what a file keeps of the history: epochs, but no steps, which may be many.
+
+    Nor how long they took, so that the same training gives the same bytes.
+    """
+    result = history.to_dict()
+    result["steps"] = {name: [] for name in result["steps"]}
+    result["epochs"]["seconds"] = [None] * len(history)
+    return result
 
 
 def _kind(estimator: SequenceEstimator) -> type[SequenceEstimator]:

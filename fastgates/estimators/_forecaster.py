@@ -32,7 +32,7 @@ from fastgates.losses import Loss
 from fastgates.sequential import Scaling, Sequential
 from fastgates.training import Sequences
 
-__all__ = ["SequenceForecaster"]
+__all__ = ["Given", "SequenceForecaster", "Standard"]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -123,7 +123,10 @@ class SequenceForecaster(SequenceEstimator):
         DivergenceError
             If a loss or gradient is not finite; the model before is kept.
         """
-        given = self._read(y, X)
+        return self._fit_given(self._read(y, X), split)
+
+    def _fit_given(self, given: Given, split: Split | None) -> SequenceForecaster:
+        """Train on columns that were read already."""
         leads = self._leads()
         ahead = self._columns_ahead(given)
         if split is None:
@@ -208,13 +211,9 @@ class SequenceForecaster(SequenceEstimator):
             )
         return {"loss": loss, "scale_inputs": False, "scale_outputs": False}
 
-    def _name_columns(self, targets: tuple[str, ...], inputs: tuple[str, ...]) -> None:
-        """Give names to the columns of a model that was fitted on arrays."""
-        self.target_names_, self.input_names_, self._named = targets, inputs, True
-
     # -- Series in --------------------------------------------------------------------------------
 
-    def _read(self, y: Any, X: Any) -> _Given:
+    def _read(self, y: Any, X: Any) -> Given:
         """Check what the user gave and put it side by side."""
         targets = _read(y, "y")
         inputs = _Table(np.empty((len(targets.values), 0)), (), None, False)
@@ -227,7 +226,7 @@ class SequenceForecaster(SequenceEstimator):
             indices = targets.index, inputs.index
             if None not in map(_present, indices) and not indices[0].equals(indices[1]):
                 raise DataError("X must have the index of y, got another one: align them first")
-        return _Given(
+        return Given(
             np.concatenate([targets.values, inputs.values], axis=1),
             targets.names or tuple(f"y{k}" for k in range(targets.values.shape[1])),
             inputs.names or tuple(f"x{k}" for k in range(inputs.values.shape[1])),
@@ -237,7 +236,7 @@ class SequenceForecaster(SequenceEstimator):
             targets.names is not None,
         )
 
-    def _known(self, y: Any, X: Any) -> _Given:
+    def _known(self, y: Any, X: Any) -> Given:
         """As ``_read``, for the columns that the model was fitted on."""
         given = self._read(y, X)
         for name, found, wanted in (
@@ -256,7 +255,7 @@ class SequenceForecaster(SequenceEstimator):
             )
         return given
 
-    def _columns_ahead(self, given: _Given) -> tuple[int, ...]:
+    def _columns_ahead(self, given: Given) -> tuple[int, ...]:
         """Return the columns of all values that `future_inputs` names."""
         targets, names = len(given.target_names), given.input_names
         columns = []
@@ -453,7 +452,7 @@ class SequenceForecaster(SequenceEstimator):
         targets = len(self.target_names_)
         return float(r2_score(truth.reshape(-1, targets), forecast.reshape(-1, targets)))
 
-    def _next(self, y: Any, X: Any, future: Any) -> tuple[_Given, NDArray[np.float64]]:
+    def _next(self, y: Any, X: Any, future: Any) -> tuple[Given, NDArray[np.float64]]:
         """Forecast (leads, targets) after the end of the given series, or the remembered one."""
         check_is_fitted(self)
         if y is None:
@@ -461,7 +460,7 @@ class SequenceForecaster(SequenceEstimator):
                 raise ValueError("X must come with y, the series up to now")
             if len(self._last) < self.window:
                 raise ValueError("y is needed: this model's file remembers no series")
-            given = _Given(
+            given = Given(
                 self._last, self.target_names_, self.input_names_, self._clock, None, self._flat,
                 self._named,
             )  # fmt: skip
@@ -497,7 +496,7 @@ class SequenceForecaster(SequenceEstimator):
         last = values[first + self.window - 1 :][: len(windows), None, :targets]
         return last + change
 
-    def _as_given(self, forecast: NDArray[np.float64], given: _Given) -> Any:
+    def _as_given(self, forecast: NDArray[np.float64], given: Given) -> Any:
         """Turn (leads, targets) into what `y` was."""
         if given.clock is None:
             return forecast[:, 0] if given.flat else forecast
@@ -536,7 +535,7 @@ class _Table(NamedTuple):
     flat: bool  # whether it had one dimension
 
 
-class _Given(NamedTuple):
+class Given(NamedTuple):
     """Targets and inputs side by side, and how they came."""
 
     values: NDArray[np.float64]  # (R, C)
@@ -556,7 +555,7 @@ class Standard(NamedTuple):
     change: NDArray[np.float64]  # (L, O), root mean square of y[t + lead] - y[t]
 
     @classmethod
-    def of(cls, rows: NDArray[np.float64], leads: Sequence[int], given: _Given) -> Standard:
+    def of(cls, rows: NDArray[np.float64], leads: Sequence[int], given: Given) -> Standard:
         """Measure the training rows."""
         targets = len(given.target_names)
         with np.errstate(over="ignore", invalid="ignore"):
