@@ -206,6 +206,11 @@ class SequenceEstimator(BaseEstimator):
     def _new_model(
         self, shape: Mapping[str, Any], options: Mapping[str, Any], seed: int | None
     ) -> SequenceModel:
+        if self.initial_state == "given":
+            raise ValueError(
+                "initial_state must be zero, learned or estimated, got 'given': "
+                "a fastgates.SequenceModel takes it from the data"
+            )
         return SequenceModel.build(
             self.cell,
             hidden_size=self.hidden_size,

@@ -1,9 +1,9 @@
 """The estimators as kinds of ``fastgates.files``: what ``save`` writes and ``load`` reads.
 
 A file holds the parameters, the fitted attributes, the model's weights with its scaling, the
-residuals behind the intervals, and the history by epochs.  What only a training in progress has is left out:
-the optimiser's state, callbacks, the checkpoint's name, a schedule given as an object, a random
-state that is not an integer.
+residuals behind the intervals, and the history by epochs.  What only a training in progress has is
+left out: the optimiser's state, callbacks, the checkpoint's name, a schedule given as an object, a
+random state that is not an integer.
 """
 
 from __future__ import annotations
