@@ -170,7 +170,11 @@ class SequenceEstimator(BaseEstimator):
         self._keep(model, trainer, history, shape)
 
     def _keep(
-        self, model: SequenceModel, trainer: Trainer, history: History, shape: Mapping[str, Any]
+        self,
+        model: SequenceModel,
+        trainer: Trainer | None,
+        history: History,
+        shape: Mapping[str, Any],
     ) -> None:
         self.model_, self._trainer, self.history_ = model, trainer, history
         self._shape_, self._structure_ = dict(shape), self._structure(shape)
