@@ -38,10 +38,12 @@ _LAZY: dict[str, str | None] = {
     "SequenceRegressor": "estimators",
     "Sequences": "_sequences",
     "Trainer": "training",
+    "diagnostics": None,
     "estimators": None,
     "initialization": None,
     "models": None,
     "schedules": None,
+    "tasks": None,
     "training": None,
 }
 

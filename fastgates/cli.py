@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from fastgates._extras import MissingPackageError
 from fastgates._modelfile import ModelFileError
 from fastgates._tables import DataError
-from fastgates.commands import bench, demo, evaluate, fit, info, predict, warmup
+from fastgates.commands import bench, demo, depth, evaluate, fit, info, predict, warmup
 from fastgates.commands._shared import fail, with_configuration
 
 __all__ = ["main"]
 
-_COMMANDS = (fit, predict, evaluate, info, bench, demo, warmup)
+_COMMANDS = (fit, predict, evaluate, info, bench, demo, depth, warmup)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
