@@ -12,16 +12,10 @@ from ._checks import positive_integer, real_array
 from ._parameters import Gradients, Module, split
 from ._vecmath import sigmoid_array, tanh_array
 from .engine.call import address
-from .engine.linear import affine, affine_gradients
+from .engine.linear import affine, affine_gradients, softmax_rows
 from .engine.pack import pack_affine
 
 __all__ = ["Dense", "DenseTape"]
-
-
-def _softmax(z: np.ndarray) -> np.ndarray:
-    y = np.exp(z - z.max(axis=-1, keepdims=True))
-    y /= y.sum(axis=-1, keepdims=True)
-    return y
 
 
 def _softmax_backward(d_y: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -37,7 +31,7 @@ _ACTIVATIONS: dict[str, tuple[_Activation, _Derivative]] = {
     "tanh": (tanh_array, lambda d_y, y: d_y * (1 - y * y)),
     "sigmoid": (sigmoid_array, lambda d_y, y: d_y * y * (1 - y)),
     "relu": (lambda z: np.maximum(z, 0), lambda d_y, y: d_y * (y > 0)),
-    "softmax": (_softmax, _softmax_backward),
+    "softmax": (softmax_rows, _softmax_backward),
 }
 
 

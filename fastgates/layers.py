@@ -204,7 +204,7 @@ class Recurrent(Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights hold addresses: a copy packs its own.
-        return self.__dict__ | {"_packed": None, "_transposed": None}
+        return super().__getstate__() | {"_packed": None, "_transposed": None}
 
     def _settings(self) -> Sequence[np.ndarray | None]:
         """Check the options of cells with functions to choose; return each direction's settings."""

@@ -80,6 +80,8 @@ GRU = register(
         states=("h",),
         forward=forward,
         backward=backward,
+        equations=step,
+        first_equations=first_step,
     )
 )
 
@@ -139,5 +141,6 @@ GRU_RESET_AFTER = register(
         states=("h",),
         forward=forward_after,
         backward=backward_after,
+        equations=step_after,
     )
 )

@@ -77,5 +77,6 @@ LSTM = register(
         states=("h", "c"),
         forward=forward,
         backward=backward,
+        equations=step,
     )
 )

@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .._jit import STAMP, kernel
-from .._simd import LANES, float_pointer, load
+from .._jit import INT0, STAMP, helper, kernel
+from .._simd import LANES, float_pointer, load, where_less
 from .._threads import SMALL_WORK, get_num_threads, run
+from .._vecmath import ZERO, exp_of_minus
 from .call import Scratch, address, make_call, nothing, record
-from .forward import store_row
+from .forward import load_row, store_row
 from .gradients import GradientPlan, WeightGradients
 from .multiply import call_multiply, multiply_address
 from .pack import n_blocks_of
 
-__all__ = ["affine", "affine_gradients"]
+__all__ = ["affine", "affine_gradients", "softmax_row", "softmax_rows"]
 
 _ROWS = 256  # a range
 
@@ -70,6 +71,34 @@ def affine(
 
     run(make_worker, -(-n_rows // _ROWS), threads)
     return y
+
+
+@helper
+def softmax_row(pointer, start, size):
+    """Put the softmax of `size` numbers in their place."""
+    largest = pointer[start]
+    for i in range(size):
+        largest = where_less(largest, pointer[start + i], pointer[start + i], largest)
+    for k in range(0, size, LANES):
+        z = load_row(pointer, start, k, size)
+        store_row(pointer, start, k, size, exp_of_minus(largest - z))
+    total = ZERO
+    for i in range(size):
+        total += pointer[start + i]
+    for k in range(0, size, LANES):
+        store_row(pointer, start, k, size, load_row(pointer, start, k, size) / total)
+
+
+@kernel
+def _softmax_rows(at, n_rows, size, stamp=STAMP):
+    for row in range(n_rows):
+        softmax_row(float_pointer(at), row * size, INT0 + size)
+
+
+def softmax_rows(z: np.ndarray) -> np.ndarray:
+    """Put the softmax of each row of contiguous float32 (N, size) in its place; return `z`."""
+    _softmax_rows(address(z), *z.shape)
+    return z
 
 
 def affine_gradients(x: np.ndarray, d_y: np.ndarray, d_weight: int, d_bias: int) -> None:
