@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc as _gc
+from typing import Any as _Any
 
 # What an import makes stays. To look for garbage in it, most of it Numba's, again and again, would
 # take a tenth of the time of this one.
@@ -17,13 +18,46 @@ try:
     from .clipping import clip_grad_norm, clip_grad_value
     from .dense import Dense
     from .layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, Tape
-    from .losses import cross_entropy, mse
-    from .optimizers import SGD, Adam
+    from .losses import cross_entropy, huber, mae, mse, quantile
+    from .optimizers import SGD, Adam, AdamW, RMSprop
     from .sequential import Scaling, Sequential
     from .truncation import Piece, truncated_bptt
 finally:
     if _collecting:
         _gc.enable()
+
+# What takes long to import, or needs optional packages, is imported when it is first asked for:
+# each name, and the submodule that has it. A submodule itself has None.
+_LAZY: dict[str, str | None] = {
+    "EncoderDecoder": "models",
+    "FreeRunModel": "models",
+    "SequenceModel": "models",
+    "Sequences": "_sequences",
+    "Trainer": "training",
+    "initialization": None,
+    "models": None,
+    "schedules": None,
+    "training": None,
+}
+
+
+def __getattr__(name: str) -> _Any:
+    try:
+        submodule = _LAZY[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    from importlib import import_module
+
+    value = import_module(f".{submodule or name}", __name__)
+    if submodule is not None:
+        value = getattr(value, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_LAZY))
+
 
 __all__ = [
     "GRU",
@@ -31,9 +65,11 @@ __all__ = [
     "RNN",
     "SGD",
     "Adam",
+    "AdamW",
     "Dense",
     "Gradients",
     "Piece",
+    "RMSprop",
     "Recurrent",
     "Scaling",
     "Sequential",
@@ -45,7 +81,10 @@ __all__ = [
     "clip_grad_value",
     "cross_entropy",
     "get_num_threads",
+    "huber",
+    "mae",
     "mse",
+    "quantile",
     "set_num_threads",
     "truncated_bptt",
     "warmup",

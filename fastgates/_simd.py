@@ -14,6 +14,7 @@ that compile to the instructions that they name: nothing is left to the auto-vec
 ``fma(a, b, c)``              ``a * b + c`` rounded once; works on float32 numbers too
 ``where_less(a, b, x, y)``    ``x if a < b else y``, lane by lane; works on float32 numbers too
 ``absolute(x)``               ``|x|``; works on float32 numbers too
+``square_root(x)``            correctly rounded; works on float32 numbers too
 ``with_sign_of(x, y)``        ``x >= 0`` with the sign of ``y``; works on float32 numbers too
 ``power_of_two(x)``           ``2**k`` of the number ``x = k + ROUNDER``; float32 numbers too
 ``float_pointer(address)``    a pointer to float32 from an integer address (``int_pointer`` and
@@ -57,6 +58,7 @@ __all__ = [
     "power_of_two",
     "prefetch",
     "splat",
+    "square_root",
     "store",
     "store_first",
     "where_less",
@@ -402,6 +404,13 @@ def absolute(typingctx, x):  # type: ignore[no-untyped-def]
     """Return ``|x|``."""
     result = _common(x)
     return result(result), _emit_llvm_function("fabs")
+
+
+@intrinsic
+def square_root(typingctx, x):  # type: ignore[no-untyped-def]
+    """Return the square root of `x`, correctly rounded."""
+    result = _common(x)
+    return result(result), _emit_llvm_function("sqrt")
 
 
 @intrinsic

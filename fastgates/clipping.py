@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from fastgates._updates import sum_of_squares
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -111,7 +113,11 @@ def _vectors(
 
 
 def _global_norm(vectors: list[NDArray[np.float32]]) -> float:
-    return math.sqrt(sum(float(np.square(vector, dtype=np.float64).sum()) for vector in vectors))
+    total = 0.0
+    for vector in vectors:
+        flat = np.ascontiguousarray(vector, np.float32)
+        total += sum_of_squares(flat.ctypes.data, flat.size)
+    return math.sqrt(total)
 
 
 def _require_positive(name: str, value: float) -> None:

@@ -78,6 +78,10 @@ class Recurrent(Module):
     dropout : float
         Probability in [0, 1) of zeroing each output of a layer that feeds the next one, during
         ``forward(..., training=True)``; the others are scaled by ``1 / (1 - dropout)``.
+    variational : bool
+        Whether a unit is dropped at all steps of a sequence or at none (Gal and Ghahramani, "A
+        theoretically grounded application of dropout in recurrent neural networks", 2016; here
+        between layers), instead of at each step anew.
     bidirectional : bool
         Whether a second direction runs from the end of each sequence to its start.
     seed : int, Generator or None
@@ -95,6 +99,7 @@ class Recurrent(Module):
         *,
         bias: bool = True,
         dropout: float = 0.0,
+        variational: bool = False,
         bidirectional: bool = False,
         seed: int | np.random.Generator | None = None,
         unit_constant: Any = None,
@@ -105,6 +110,7 @@ class Recurrent(Module):
         self.num_layers = positive_integer("num_layers", num_layers)
         self.bias = bool(bias)
         self.dropout = probability("dropout", dropout)
+        self.variational = bool(variational)
         self.bidirectional = bool(bidirectional)
         self.num_directions = 2 if self.bidirectional else 1
         self._unit_constant = None
@@ -147,6 +153,7 @@ class Recurrent(Module):
         options += [f"num_layers={self.num_layers}"] * (self.num_layers > 1)
         options += ["bias=False"] * (not self.bias)
         options += [f"dropout={self.dropout}"] * (self.dropout > 0)
+        options += ["variational=True"] * self.variational
         options += ["bidirectional=True"] * self.bidirectional
         return f"{type(self).__name__}({', '.join(options)})"
 
@@ -390,7 +397,9 @@ class Recurrent(Module):
         for layer in range(self.num_layers):
             mask = None
             if layer > 0 and training and self.dropout > 0:
-                kept = self._dropout_random.random(current.shape, np.float32) >= self.dropout
+                size, time, features = current.shape
+                shape = (size, 1 if self.variational else time, features)
+                kept = self._dropout_random.random(shape, np.float32) >= self.dropout
                 mask = kept * np.float32(1 / (1 - self.dropout))
                 current = current * mask
             shape = (batch.size, batch.time, self.num_directions * self.hidden_size)
@@ -610,7 +619,7 @@ class RNN(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed
         As in :class:`Recurrent`.
     nonlinearity : {"tanh", "relu"}
     leak : float or array_like of shape (hidden_size,), optional
@@ -628,6 +637,7 @@ class RNN(Recurrent):
         leak: Any = None,
         bias: bool = True,
         dropout: float = 0.0,
+        variational: bool = False,
         bidirectional: bool = False,
         seed: int | np.random.Generator | None = None,
     ) -> None:
@@ -652,6 +662,7 @@ class RNN(Recurrent):
             num_layers,
             bias=bias,
             dropout=dropout,
+            variational=variational,
             bidirectional=bidirectional,
             seed=seed,
             unit_constant=constant,
@@ -671,7 +682,7 @@ class SimplifiedGRU(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed
         As in :class:`Recurrent`. Gates are in the order f, g.
     """
 
@@ -695,7 +706,7 @@ class GRU(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed
         As in :class:`Recurrent`. Gates are in the order r, z, n.
     reset_after : bool
         Whether the reset gate acts after the product, as in ``torch.nn.GRU``.
@@ -730,7 +741,7 @@ class LSTM(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, bidirectional, seed
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed
         As in :class:`Recurrent`. Gates are in the order i, f, g, o; states are pairs ``(h, c)``.
     forget_bias : float
         Initial value of the forget gate's bias (``bias_ih``; that of ``bias_hh`` is 0).
@@ -762,7 +773,7 @@ def _named(shape: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
 
 
 def _only_known_options(layer: type, options: dict[str, Any]) -> None:
-    known = ("bias", "dropout", "bidirectional", "seed")
+    known = ("bias", "dropout", "variational", "bidirectional", "seed")
     for name in options:
         if name not in known:
             raise TypeError(f"{layer.__name__} has no option {name!r}; it has {', '.join(known)}")

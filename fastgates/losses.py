@@ -1,44 +1,70 @@
 """Losses for a read-out: each returns the loss and its gradient.
 
-Letters in shape comments: B batch size, T time, K classes.  The loss is computed in float64
-and returned as a Python float; the gradient is float32, as ``backward`` of a layer takes it.
+Every loss is a weighted mean over what counts: steps past the end of a sequence (`lengths`) and
+the first steps, while the state settles (`washout`), weigh 0; `sample_weight` weighs sequences or
+steps, and ``class_weight`` classes. It is ``sum(w * loss) / sum(w)``, as PyTorch's with class
+weights.
+
+Letters in shape comments: B batch size, T time, O targets, Q quantiles, K classes. The loss is
+computed in float64 and returned as a Python float; the gradient is float32, as ``backward`` of a
+layer takes it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["cross_entropy", "mse"]
+    Result = tuple[float, NDArray[np.float32]]
+
+__all__ = ["Loss", "cross_entropy", "huber", "mae", "mse", "quantile"]
 
 
-def mse(prediction: ArrayLike, target: ArrayLike) -> tuple[float, NDArray[np.float32]]:
+def mse(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    washout: int = 0,
+) -> Result:
     """Mean squared error over all entries, and its gradient.
 
     Parameters
     ----------
     prediction : array_like, any shape
-        What the model gave.
+        What the model gave. With a mask its axes are (B, T, ...), or (B, ...) where only
+        sequences are weighted.
     target : array_like, the same shape
-        What it should have given.  Shapes are never broadcast.
+        What it should have given. Shapes are never broadcast.
+    lengths : array_like of int, shape (B,), optional
+        Steps of each sequence that count, from the first.
+    sample_weight : array_like, shape (B,) or (B, T), optional
+        Weights of sequences or of steps, at least 0; not all 0.
+    washout : int
+        First steps of each sequence that do not count.
 
     Returns
     -------
     loss : float
-        ``mean((prediction - target)**2)``.
+        ``mean((prediction - target)**2)``, weighted.
     d_prediction : ndarray of float32, the shape of `prediction`
-        ``2 * (prediction - target) / prediction.size``.
+        ``2 * (prediction - target) / prediction.size``, weighted; 0 where nothing counts.
 
     Raises
     ------
     ValueError
-        If the shapes differ or there are no entries.
+        If the shapes differ, a mask does not fit, or nothing counts.
     TypeError
-        If either holds something else than real numbers.
+        If something else than real numbers is given.
 
     Examples
     --------
@@ -47,22 +73,89 @@ def mse(prediction: ArrayLike, target: ArrayLike) -> tuple[float, NDArray[np.flo
     >>> mse(np.array([1.0, 3.0]), np.array([1.0, 1.0]))
     (2.0, array([0., 2.], dtype=float32))
     """
-    prediction = _real("prediction", prediction)
-    target = _real("target", target)
-    if prediction.shape != target.shape:
-        raise ValueError(
-            f"target must have the shape of prediction, {prediction.shape}, got {target.shape}: "
-            "reshape one of them, shapes are not broadcast"
-        )
-    if prediction.size == 0:
-        raise ValueError(f"prediction must hold at least one entry, got shape {prediction.shape}")
-    with np.errstate(over="ignore", invalid="ignore"):  # a diverged model: inf, without a warning
-        difference = np.subtract(prediction, target, dtype=np.float64)
-        loss = float(np.mean(np.square(difference)))
-        return loss, np.multiply(difference, 2.0 / difference.size).astype(np.float32)
+    error = _difference(prediction, target)
+    return _mean(_squared, error, _weights(error.shape, lengths, sample_weight, washout))[:2]
 
 
-def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> tuple[float, NDArray[np.float32]]:
+def mae(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    washout: int = 0,
+) -> Result:
+    """Mean absolute error, and its gradient (0 where the error is 0).
+
+    Parameters and errors are those of :func:`mse`.
+    """
+    error = _difference(prediction, target)
+    return _mean(_absolute, error, _weights(error.shape, lengths, sample_weight, washout))[:2]
+
+
+def huber(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    *,
+    delta: float = 1.0,
+    lengths: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    washout: int = 0,
+) -> Result:
+    """Huber's loss: squared for small errors, linear for large ones, and its gradient.
+
+    With the error e it is ``e**2 / 2`` where ``|e| <= delta``, else ``delta (|e| - delta / 2)``
+    (Huber, "Robust estimation of a location parameter", 1964; ``torch.nn.functional.huber_loss``).
+
+    Parameters
+    ----------
+    prediction, target, lengths, sample_weight, washout
+        As in :func:`mse`.
+    delta : float
+        Where the loss turns linear, above 0.
+    """
+    error = _difference(prediction, target)
+    entries = _huber_entries(delta)
+    return _mean(entries, error, _weights(error.shape, lengths, sample_weight, washout))[:2]
+
+
+def quantile(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    quantiles: ArrayLike = (0.1, 0.5, 0.9),
+    *,
+    lengths: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    washout: int = 0,
+) -> Result:
+    """Pinball loss of several quantiles, and its gradient.
+
+    With the error e = target - prediction it is ``max(q e, (q - 1) e)``, averaged over quantiles
+    and entries (Koenker and Bassett, "Regression quantiles", 1978). Its minimum is where a share q
+    of the targets lies below the prediction.
+
+    Parameters
+    ----------
+    prediction : array_like, shape (..., O * Q)
+        For each target its quantiles side by side.
+    target : array_like, shape (..., O)
+    quantiles : array_like, shape (Q,)
+        Each between 0 and 1.
+    lengths, sample_weight, washout
+        As in :func:`mse`.
+    """
+    return _quantile(prediction, target, quantiles, lengths, sample_weight, washout)[:2]
+
+
+def cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    class_weight: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    washout: int = 0,
+) -> Result:
     """Mean cross entropy of softmax(logits) with integer labels, and its gradient.
 
     The softmax is inside, so the read-out before it must be linear
@@ -71,21 +164,26 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> tuple[float, NDArray[
     Parameters
     ----------
     logits : array_like, shape (..., K)
-        Unnormalised log-probabilities, K classes along the last axis.
+        Unnormalised log-probabilities, K classes along the last axis: (B, K) with a label for
+        each sequence, (B, T, K) with one for each step.
     labels : array_like of integers, shape (...)
-        The right class of each row, 0 to K - 1.
+        The right class of each row, 0 to K - 1. Those of steps that do not count may be anything.
+    class_weight : array_like, shape (K,), optional
+        How much each class weighs, at least 0.
+    lengths, sample_weight, washout
+        As in :func:`mse`.
 
     Returns
     -------
     loss : float
-        ``mean(log(sum(exp(logits))) - logits[label])`` over all rows.
+        ``mean(log(sum(exp(logits))) - logits[label])`` over all rows, weighted.
     d_logits : ndarray of float32, the shape of `logits`
-        ``(softmax(logits) - one_hot(labels)) / number_of_rows``.
+        ``(softmax(logits) - one_hot(labels)) / number_of_rows``, weighted.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit, there are no rows or a label is outside 0 to K - 1.
+        If the shapes do not fit, nothing counts or a label is outside 0 to K - 1.
     TypeError
         If `logits` are not real or `labels` not integers.
 
@@ -96,6 +194,202 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> tuple[float, NDArray[
     >>> round(loss, 6), d_logits.tolist()
     (0.693147, [[0.5, -0.5]])
     """
+    return _cross_entropy(logits, labels, class_weight, lengths, sample_weight, washout)[:2]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss with its options, as one object that models take and files can hold.
+
+    Parameters
+    ----------
+    name : {"mse", "mae", "huber", "quantile", "cross_entropy"}
+    **options
+        ``delta`` of huber, ``quantiles`` of quantile, ``class_weight`` of cross_entropy.
+
+    Examples
+    --------
+    >>> from fastgates.losses import Loss
+    >>> Loss("quantile", quantiles=(0.05, 0.5, 0.95)).outputs_per_target
+    3
+    """
+
+    name: str
+    options: Mapping[str, Any]
+
+    def __init__(self, name: str, **options: Any) -> None:
+        if name not in _OPTIONS:
+            raise ValueError(f"loss must be one of {', '.join(_OPTIONS)}, got {name!r}")
+        unknown = [option for option in options if option not in _OPTIONS[name]]
+        if unknown:
+            allowed = ", ".join(_OPTIONS[name]) or "none"
+            raise ValueError(f"the options of {name} are: {allowed}; got {', '.join(unknown)}")
+        if name == "quantile":
+            quantiles = options.get("quantiles", _QUANTILES)
+            options["quantiles"] = tuple(_checked_quantiles(quantiles).tolist())
+        elif name == "huber":
+            options["delta"] = _checked_delta(options.get("delta", 1.0))
+        elif options.get("class_weight") is not None:
+            weight = np.asarray(options["class_weight"], dtype=np.float64)
+            options["class_weight"] = tuple(_checked_class_weight(weight, weight.size).tolist())
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "options", MappingProxyType(options))
+
+    @classmethod
+    def of(cls, loss: str | Loss) -> Loss:
+        """Return a loss from its name, or as it is."""
+        return loss if isinstance(loss, cls) else cls(loss)  # type: ignore[arg-type]
+
+    def __reduce__(self) -> Any:
+        return _make_loss, (self.name, dict(self.options))
+
+    def __hash__(self) -> int:
+        return hash((self.name, *self.options.items()))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether targets are labels."""
+        return self.name == "cross_entropy"
+
+    @property
+    def outputs_per_target(self) -> int:
+        """Outputs that a model must have for each target."""
+        return len(self.options["quantiles"]) if self.name == "quantile" else 1
+
+    @property
+    def point(self) -> int:
+        """Which of the outputs of a target is its point forecast: the quantile next to 1/2."""
+        if self.name != "quantile":
+            return 0
+        return int(np.abs(np.asarray(self.options["quantiles"]) - 0.5).argmin())
+
+    def __call__(
+        self,
+        prediction: ArrayLike,
+        target: ArrayLike,
+        *,
+        lengths: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        washout: int = 0,
+    ) -> Result:
+        """Return the loss and its gradient, see the function of its name."""
+        return self.weighted(prediction, target, lengths, sample_weight, washout)[:2]
+
+    def weighted(
+        self,
+        prediction: ArrayLike,
+        target: ArrayLike,
+        lengths: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        washout: int = 0,
+    ) -> tuple[float, NDArray[np.float32], float]:
+        """Return the loss, its gradient, and the sum of the weights that it is a mean over."""
+        if self.name == "cross_entropy":
+            weight = self.options.get("class_weight")
+            return _cross_entropy(prediction, target, weight, lengths, sample_weight, washout)
+        if self.name == "quantile":
+            quantiles = self.options["quantiles"]
+            return _quantile(prediction, target, quantiles, lengths, sample_weight, washout)
+        entries = _ENTRIES.get(self.name) or _huber_entries(self.options["delta"])
+        error = _difference(prediction, target)
+        return _mean(entries, error, _weights(error.shape, lengths, sample_weight, washout))
+
+
+def _make_loss(name: str, options: Mapping[str, Any]) -> Loss:
+    return Loss(name, **options)
+
+
+# -- What the losses are made of -------------------------------------------------------------------
+
+_QUANTILES = (0.1, 0.5, 0.9)
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "mse": (),
+    "mae": (),
+    "huber": ("delta",),
+    "quantile": ("quantiles",),
+    "cross_entropy": ("class_weight",),
+}
+
+# From errors to the loss of each entry and its derivative.
+_Entries = Callable[[Any], tuple[Any, Any]]
+
+
+def _squared(error: Any) -> tuple[Any, Any]:
+    return np.square(error), 2.0 * error
+
+
+def _absolute(error: Any) -> tuple[Any, Any]:
+    return np.abs(error), np.sign(error)
+
+
+_ENTRIES: dict[str, _Entries] = {"mse": _squared, "mae": _absolute}
+
+
+def _huber_entries(delta: float) -> _Entries:
+    delta = _checked_delta(delta)
+
+    def entries(error: Any) -> tuple[Any, Any]:
+        slope = np.clip(error, -delta, delta)
+        return slope * (error - 0.5 * slope), slope
+
+    return entries
+
+
+def _mean(
+    entries: _Entries, error: NDArray[np.float64], weights: NDArray[np.float64] | None
+) -> tuple[float, NDArray[np.float32], float]:
+    """Return the weighted mean of the entries' losses, its gradient, the sum of weights."""
+    # A diverged model gives inf or NaN, without a warning. What does not count may hold anything.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if weights is None:
+            loss, slope = entries(error)
+            slope *= 1.0 / error.size
+            return float(np.mean(loss)), slope.astype(np.float32), float(error.size)
+        weights = np.broadcast_to(weights, error.shape)
+        loss, slope = entries(np.where(weights > 0, error, 0.0))
+        total = float(weights.sum())
+        slope *= weights / total
+        return float((loss * weights).sum() / total), slope.astype(np.float32), total
+
+
+def _quantile(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    quantiles: ArrayLike,
+    lengths: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    washout: int,
+) -> tuple[float, NDArray[np.float32], float]:
+    levels = _checked_quantiles(quantiles)
+    prediction, target = _real("prediction", prediction), _real("target", target)
+    shape = (*target.shape[:-1], target.shape[-1] * levels.size) if target.ndim else None
+    if prediction.shape != shape:
+        raise ValueError(
+            f"prediction must have {levels.size} quantiles side by side for each target: shape "
+            f"{shape} for a target of shape {target.shape}, got {prediction.shape}"
+        )
+    side_by_side = prediction.reshape(*target.shape, levels.size)
+    repeated = np.broadcast_to(target[..., None], side_by_side.shape)
+
+    def entries(error: Any) -> tuple[Any, Any]:  # of prediction - target
+        slope = np.where(error > 0, 1.0 - levels, -levels)
+        return slope * error, np.where(error == 0, 0.0, slope)
+
+    weights = _weights(target.shape, lengths, sample_weight, washout)
+    if weights is not None:
+        weights = weights[..., None]
+    loss, slope, total = _mean(entries, _difference(side_by_side, repeated), weights)
+    return loss, slope.reshape(prediction.shape), total
+
+
+def _cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    class_weight: ArrayLike | None,
+    lengths: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    washout: int,
+) -> tuple[float, NDArray[np.float32], float]:
     logits = _real("logits", logits)
     labels = np.asarray(labels)
     if logits.ndim == 0 or logits.size == 0:
@@ -108,6 +402,94 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> tuple[float, NDArray[
             f"without the classes, got {labels.shape}"
         )
     classes = logits.shape[-1]
+    weights = _weights(logits.shape, lengths, sample_weight, washout)
+    if weights is not None:
+        weights = np.broadcast_to(weights[..., 0], labels.shape)
+        labels = np.where(weights > 0, labels, 0)
+    check_labels(labels, classes)
+    rows = labels.reshape(-1).astype(np.intp)
+    if weights is not None:
+        weights = weights.reshape(-1)
+    if class_weight is not None:
+        of_class = _checked_class_weight(np.asarray(class_weight, dtype=np.float64), classes)[rows]
+        weights = of_class if weights is None else weights * of_class
+    index = np.arange(rows.size)
+    shifted = logits.reshape(rows.size, classes).astype(np.float64)
+    if weights is not None:
+        shifted[weights == 0] = 0.0
+    with np.errstate(invalid="ignore"):  # inf - inf: the loss is then NaN, without a warning
+        shifted -= shifted.max(axis=1, keepdims=True)
+    probability = np.exp(shifted)
+    total = probability.sum(axis=1)
+    losses = np.log(total) - shifted[index, rows]
+    probability /= total[:, None]
+    probability[index, rows] -= 1.0
+    if weights is None:
+        loss, weight = float(np.mean(losses)), float(rows.size)
+        probability /= rows.size
+    else:
+        weight = float(weights.sum())
+        if weight == 0:
+            raise ValueError("the classes of all labels that count weigh 0: there is nothing left")
+        loss = float((losses * weights).sum() / weight)
+        probability *= (weights / weight)[:, None]
+    return loss, probability.astype(np.float32).reshape(logits.shape), weight
+
+
+def _weights(
+    shape: tuple[int, ...],
+    lengths: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    washout: int,
+) -> NDArray[np.float64] | None:
+    """Return weights that broadcast to `shape` (B, T, ...) or (B, ...); None where all are 1."""
+    if lengths is None and sample_weight is None and not washout:
+        return None
+    if isinstance(washout, bool) or not isinstance(washout, int | np.integer) or washout < 0:
+        raise ValueError(f"washout must be an integer of at least 0, got {washout!r}")
+    masked = lengths is not None or washout > 0
+    if len(shape) < (3 if masked else 2):
+        axes = "(batch_size, time, ...)" if masked else "(batch_size, ...)"
+        raise ValueError(f"prediction must have shape {axes} to be masked, got {shape}")
+    size, time = shape[:2]
+    weights = np.ones((size, 1))
+    if sample_weight is not None:
+        given = _real("sample_weight", sample_weight).astype(np.float64)
+        per_step = len(shape) > 2 and given.shape == (size, time)
+        if given.shape != (size,) and not per_step:
+            steps = f" or ({size}, time={time})" if len(shape) > 2 else ""
+            raise ValueError(
+                f"sample_weight must have shape (batch_size={size},){steps}, got {given.shape}"
+            )
+        if not (given >= 0).all() or not np.isfinite(given).all():
+            raise ValueError("sample_weight must hold finite numbers of at least 0")
+        weights = given if per_step else given[:, None]
+    if masked:
+        step = np.arange(time)
+        counts = np.broadcast_to(step >= washout, (size, time))
+        if lengths is not None:
+            ends = np.asarray(lengths)
+            if ends.shape != (size,) or ends.dtype.kind not in "iu":
+                raise ValueError(
+                    f"lengths must be integers of shape (batch_size={size},), got shape "
+                    f"{ends.shape} of dtype {ends.dtype}"
+                )
+            if size and not (ends.min() >= 0 and ends.max() <= time):
+                raise ValueError(
+                    f"lengths must be from 0 to time={time}, got {ends.min()} to {ends.max()}"
+                )
+            counts = counts & (step < ends[:, None])
+        weights = weights * counts
+    if not weights.any():
+        raise ValueError(
+            f"nothing counts in the loss: lengths, sample_weight and washout={washout} "
+            "leave no step"
+        )
+    return weights.reshape(*weights.shape, *(1,) * (len(shape) - 2))
+
+
+def check_labels(labels: NDArray[Any], classes: int) -> None:
+    """Raise the error of a label that is no class."""
     outside = (labels < 0) | (labels >= classes)
     if outside.any():
         where = tuple(int(k) for k in np.argwhere(outside)[0])
@@ -115,21 +497,44 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> tuple[float, NDArray[
             f"labels must be 0 to {classes - 1} (logits have {classes} classes), "
             f"got {int(labels[where])} at index {where}"
         )
-    rows = labels.reshape(-1).astype(np.intp)
-    index = np.arange(rows.size)
-    shifted = logits.reshape(rows.size, classes).astype(np.float64)
-    with np.errstate(invalid="ignore"):  # inf - inf: the loss is then NaN, without a warning
-        shifted -= shifted.max(axis=1, keepdims=True)
-    probability = np.exp(shifted)
-    total = probability.sum(axis=1)
-    loss = float(np.mean(np.log(total) - shifted[index, rows]))
-    probability /= total[:, None]
-    probability[index, rows] -= 1.0
-    probability /= rows.size
-    return loss, probability.astype(np.float32).reshape(logits.shape)
 
 
-def _real(name: str, values: ArrayLike) -> NDArray[np.generic]:
+def _difference(prediction: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
+    prediction = _real("prediction", prediction)
+    target = _real("target", target)
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"target must have the shape of prediction, {prediction.shape}, got {target.shape}: "
+            "reshape one of them, shapes are not broadcast"
+        )
+    if prediction.size == 0:
+        raise ValueError(f"prediction must hold at least one entry, got shape {prediction.shape}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.subtract(prediction, target, dtype=np.float64)
+
+
+def _checked_quantiles(quantiles: ArrayLike) -> NDArray[np.float64]:
+    levels = np.asarray(quantiles, dtype=np.float64)
+    if levels.ndim != 1 or levels.size == 0 or not ((levels > 0) & (levels < 1)).all():
+        raise ValueError(f"quantiles must be numbers between 0 and 1, got {quantiles!r}")
+    return levels
+
+
+def _checked_delta(delta: float) -> float:
+    if isinstance(delta, bool) or not 0.0 < delta < math.inf:
+        raise ValueError(f"delta must be a positive number, got {delta!r}")
+    return float(delta)
+
+
+def _checked_class_weight(weight: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
+    if weight.shape != (classes,):
+        raise ValueError(f"class_weight must have shape (classes={classes},), got {weight.shape}")
+    if not (weight >= 0).all() or not np.isfinite(weight).all() or not weight.any():
+        raise ValueError(f"class_weight must hold numbers of at least 0, got {weight}")
+    return weight
+
+
+def _real(name: str, values: ArrayLike) -> NDArray[Any]:
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")

@@ -1,11 +1,12 @@
-"""Adam and stochastic gradient descent on the flat parameter vectors of layers.
+"""Gradient descent on the flat parameter vectors of layers: SGD, RMSprop, Adam and AdamW.
 
 An optimiser holds its modules, and ``step`` takes their gradients in the same order:
 
 >>> optimizer = fg.Adam([layer, readout], lr=1e-3)               # doctest: +SKIP
 >>> optimizer.step([layer_gradients, readout_gradients])         # doctest: +SKIP
 
-The formulas are those of ``torch.optim``.  A step works in place on preallocated scratch.
+The formulas are those of ``torch.optim``. A step is one pass of a compiled kernel over each vector
+and its buffers, in place (:mod:`fastgates._updates`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from fastgates import _updates
 from fastgates.clipping import HasParameterVector
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float32]
 
-__all__ = ["SGD", "Adam"]
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "make_optimizer"]
 
 
 class Module(Protocol):
@@ -47,6 +49,8 @@ class Optimizer:
         The layers to train, each once.
     lr : float
         Learning rate; the attribute may be changed between steps.
+    weight_decay : float
+        At least 0. What it does is the subclass's.
 
     Attributes
     ----------
@@ -56,10 +60,12 @@ class Optimizer:
         Steps taken so far.
     """
 
-    _settings: tuple[str, ...] = ("lr",)
+    _settings: tuple[str, ...] = ("lr", "weight_decay")
     _buffer_names: tuple[str, ...] = ()
 
-    def __init__(self, modules: Module | Sequence[Module], lr: float) -> None:
+    def __init__(
+        self, modules: Module | Sequence[Module], lr: float, weight_decay: float = 0.0
+    ) -> None:
         self._modules = tuple(modules) if isinstance(modules, Sequence) else (modules,)
         for module in self._modules:
             if not (hasattr(module, "parameter_vector") and hasattr(module, "edit_parameters")):
@@ -71,15 +77,15 @@ class Optimizer:
             raise ValueError("modules must hold at least one layer, got none")
         if len({id(module) for module in self._modules}) != len(self._modules):
             raise ValueError("modules must be different layers, got the same one twice")
-        if not (_is_number(lr) and 0.0 < lr < math.inf):
-            raise ValueError(f"lr must be a positive number, got {lr!r}")
-        self.lr = float(lr)
+        self.lr = _positive("lr", lr)
+        if not (_is_number(weight_decay) and 0.0 <= weight_decay < math.inf):
+            raise ValueError(f"weight_decay must be a number of at least 0, got {weight_decay!r}")
+        self.weight_decay = float(weight_decay)
         self.steps = 0
         sizes = [module.parameter_vector.size for module in self._modules]
         self._buffers = [
             {name: np.zeros(size, np.float32) for name in self._buffer_names} for size in sizes
         ]
-        self._scratch = np.empty((2, max(sizes)), np.float32)
 
     def step(self, gradients: HasParameterVector | Sequence[HasParameterVector]) -> None:
         """Change the parameters of every module by one step.
@@ -97,9 +103,8 @@ class Optimizer:
         vectors = self._check(gradients)
         self.steps += 1
         for module, vector, buffers in zip(self._modules, vectors, self._buffers, strict=True):
-            first, second = self._scratch[:, : vector.size]
             with module.edit_parameters() as parameters:
-                self._update(parameters.vector, vector, buffers, first, second)
+                self._update(parameters.vector, vector, buffers)
 
     def state_dict(self) -> dict[str, Any]:
         """Copy the settings, the step count and every buffer.
@@ -186,19 +191,12 @@ class Optimizer:
                     f"gradients[{k}] must have {module.parameter_vector.size} entries for "
                     f"{type(module).__name__}, got {vector.size}: are they in the modules' order?"
                 )
-            vectors.append(vector)
+            vectors.append(np.ascontiguousarray(vector, np.float32))
         return vectors
 
-    def _update(
-        self,
-        parameter: Vector,
-        gradient: Vector,
-        buffers: dict[str, Vector],
-        first: Vector,
-        second: Vector,
-    ) -> None:
-        """Change `parameter` in place; `first` and `second` are scratch of its size."""
-        raise TypeError("use Adam or SGD, the base class has no update rule")
+    def _update(self, parameter: Vector, gradient: Vector, buffers: dict[str, Vector]) -> None:
+        """Change `parameter` in place."""
+        raise TypeError("use SGD, RMSprop, Adam or AdamW, the base class has no update rule")
 
 
 class Adam(Optimizer):
@@ -206,6 +204,7 @@ class Adam(Optimizer):
 
     With gradient g at step t, for every parameter p::
 
+        g = g + weight_decay p
         m = beta1 m + (1 - beta1) g
         v = beta2 v + (1 - beta2) g*g
         p = p - lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps)
@@ -220,6 +219,8 @@ class Adam(Optimizer):
         Decay rates of the two moments, each in [0, 1).
     eps : float, default 1e-8
         Added to the denominator.
+    weight_decay : float, default 0.0
+        Weight of the parameters' squares in the loss, halved.
 
     Raises
     ------
@@ -232,8 +233,9 @@ class Adam(Optimizer):
        algorithm 1.
     """
 
-    _settings = ("lr", "betas", "eps")
+    _settings = ("lr", "weight_decay", "betas", "eps")
     _buffer_names = ("first_moment", "second_moment")
+    _decoupled = False
 
     def __init__(
         self,
@@ -241,41 +243,138 @@ class Adam(Optimizer):
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(modules, lr)
+        super().__init__(modules, lr, weight_decay)
         if len(betas) != 2 or not all(_is_number(beta) and 0.0 <= beta < 1.0 for beta in betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
-        if not (_is_number(eps) and 0.0 < eps < math.inf):
-            raise ValueError(f"eps must be a positive number, got {eps!r}")
         self.betas = (float(betas[0]), float(betas[1]))
-        self.eps = float(eps)
+        self.eps = _positive("eps", eps)
 
-    def _update(
-        self,
-        parameter: Vector,
-        gradient: Vector,
-        buffers: dict[str, Vector],
-        first: Vector,
-        second: Vector,
-    ) -> None:
+    def _update(self, parameter: Vector, gradient: Vector, buffers: dict[str, Vector]) -> None:
         beta1, beta2 = self.betas
-        m, v = buffers["first_moment"], buffers["second_moment"]
+        kept, decay = 1.0, self.weight_decay
+        if self._decoupled:
+            kept, decay = 1.0 - self.lr * self.weight_decay, 0.0
+        _updates.adam(
+            parameter.ctypes.data,
+            gradient.ctypes.data,
+            buffers["first_moment"].ctypes.data,
+            buffers["second_moment"].ctypes.data,
+            parameter.size,
+            np.float32(self.lr / (1.0 - beta1**self.steps)),
+            np.float32(kept),
+            np.float32(decay),
+            np.float32(1.0 - beta1),
+            np.float32(beta2),
+            np.float32(1.0 - beta2),
+            np.float32(1.0 / math.sqrt(1.0 - beta2**self.steps)),
+            np.float32(self.eps),
+        )
 
-        np.subtract(gradient, m, out=first)
-        first *= np.float32(1.0 - beta1)
-        m += first
 
-        np.multiply(gradient, gradient, out=first)
-        first *= np.float32(1.0 - beta2)
-        v *= np.float32(beta2)
-        v += first
+class AdamW(Adam):
+    """Adam with decoupled weight decay: ``p = p - lr weight_decay p`` before each step of Adam.
 
-        np.sqrt(v, out=first)
-        first *= np.float32(1.0 / math.sqrt(1.0 - beta2**self.steps))
-        first += np.float32(self.eps)
-        np.divide(m, first, out=second)
-        second *= np.float32(self.lr / (1.0 - beta1**self.steps))
-        parameter -= second
+    Parameters
+    ----------
+    modules, lr, betas, eps
+        As in :class:`Adam`.
+    weight_decay : float, default 0.01
+
+    References
+    ----------
+    .. [1] I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", ICLR 2019,
+       algorithm 2.
+    """
+
+    _decoupled = True
+
+    def __init__(
+        self,
+        modules: Module | Sequence[Module],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(modules, lr, betas, eps, weight_decay)
+
+
+class RMSprop(Optimizer):
+    """Gradients divided by the root of their running mean square.
+
+    With gradient g, for every parameter p (m only if centered, b = 0 at the start)::
+
+        g = g + weight_decay p
+        v = alpha v + (1 - alpha) g*g
+        m = alpha m + (1 - alpha) g
+        b = momentum b + g / (sqrt(v - m*m) + eps)
+        p = p - lr b
+
+    Parameters
+    ----------
+    modules : module or sequence of modules
+        The layers to train.
+    lr : float, default 0.01
+        Learning rate.
+    alpha : float, default 0.99
+        Decay rate of the mean square, in [0, 1).
+    eps : float, default 1e-8
+        Added to the denominator.
+    weight_decay : float, default 0.0
+        Weight of the parameters' squares in the loss, halved.
+    momentum : float, default 0.0
+        In [0, 1).
+    centered : bool, default False
+        Whether gradients are divided by their standard deviation instead.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+
+    References
+    ----------
+    .. [1] G. Hinton, "Neural networks for machine learning", lecture 6, 2012; centered: A. Graves,
+       "Generating sequences with recurrent neural networks", 2013; in the form of ``torch.optim``.
+    """
+
+    _settings = ("lr", "weight_decay", "alpha", "eps", "momentum", "centered")
+    _buffer_names = ("mean_square", "mean", "momentum_buffer")
+
+    def __init__(
+        self,
+        modules: Module | Sequence[Module],
+        lr: float = 0.01,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+    ) -> None:
+        super().__init__(modules, lr, weight_decay)
+        self.alpha = _fraction("alpha", alpha)
+        self.eps = _positive("eps", eps)
+        self.momentum = _fraction("momentum", momentum)
+        self.centered = bool(centered)
+
+    def _update(self, parameter: Vector, gradient: Vector, buffers: dict[str, Vector]) -> None:
+        _updates.rmsprop(
+            parameter.ctypes.data,
+            gradient.ctypes.data,
+            buffers["mean_square"].ctypes.data,
+            buffers["mean"].ctypes.data,
+            buffers["momentum_buffer"].ctypes.data,
+            parameter.size,
+            np.float32(self.lr),
+            np.float32(self.weight_decay),
+            np.float32(self.alpha),
+            np.float32(1.0 - self.alpha),
+            np.float32(1.0 - self.alpha if self.centered else 0.0),  # the mean then stays 0
+            np.float32(self.eps),
+            np.float32(self.momentum),
+        )
 
 
 class SGD(Optimizer):
@@ -283,6 +382,7 @@ class SGD(Optimizer):
 
     With gradient g, for every parameter p::
 
+        g = g + weight_decay p
         b = momentum b + g                      (b = 0 at the start)
         p = p - lr b                            or with nesterov: p - lr (g + momentum b)
 
@@ -296,6 +396,8 @@ class SGD(Optimizer):
         In [0, 1).
     nesterov : bool, default False
         Look ahead along the momentum; needs ``momentum > 0``.
+    weight_decay : float, default 0.0
+        Weight of the parameters' squares in the loss, halved.
 
     Raises
     ------
@@ -308,7 +410,7 @@ class SGD(Optimizer):
        and momentum in deep learning", ICML 2013; in the form of ``torch.optim.SGD``.
     """
 
-    _settings = ("lr", "momentum", "nesterov")
+    _settings = ("lr", "weight_decay", "momentum", "nesterov")
     _buffer_names = ("momentum_buffer",)
 
     def __init__(
@@ -317,37 +419,75 @@ class SGD(Optimizer):
         lr: float,
         momentum: float = 0.0,
         nesterov: bool = False,
+        weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(modules, lr)
-        if not (_is_number(momentum) and 0.0 <= momentum < 1.0):
-            raise ValueError(f"momentum must be in [0, 1), got {momentum!r}")
+        super().__init__(modules, lr, weight_decay)
+        self.momentum = _fraction("momentum", momentum)
         if nesterov and momentum == 0.0:
             raise ValueError("nesterov needs momentum > 0, got momentum=0.0")
-        self.momentum = float(momentum)
         self.nesterov = bool(nesterov)
 
-    def _update(
-        self,
-        parameter: Vector,
-        gradient: Vector,
-        buffers: dict[str, Vector],
-        first: Vector,
-        second: Vector,
-    ) -> None:
-        momentum = np.float32(self.momentum)
-        direction = gradient
-        if self.momentum > 0.0:
-            buffer = buffers["momentum_buffer"]
-            buffer *= momentum
-            buffer += gradient
-            direction = buffer
-            if self.nesterov:
-                np.multiply(buffer, momentum, out=first)
-                first += gradient
-                direction = first
-        np.multiply(direction, np.float32(self.lr), out=second)
-        parameter -= second
+    def _update(self, parameter: Vector, gradient: Vector, buffers: dict[str, Vector]) -> None:
+        # p - lr (1 g + momentum b) with nesterov, p - lr (0 g + 1 b) without.
+        ahead = (1.0, self.momentum) if self.nesterov else (0.0, 1.0)
+        _updates.sgd(
+            parameter.ctypes.data,
+            gradient.ctypes.data,
+            buffers["momentum_buffer"].ctypes.data,
+            parameter.size,
+            np.float32(self.lr),
+            np.float32(self.weight_decay),
+            np.float32(self.momentum),
+            np.float32(ahead[0]),
+            np.float32(ahead[1]),
+        )
+
+
+_BY_NAME: dict[str, type[Optimizer]] = {
+    "adam": Adam,
+    "adamw": AdamW,
+    "rmsprop": RMSprop,
+    "sgd": SGD,
+}
+
+
+def make_optimizer(name: str, modules: Any, lr: float, **options: Any) -> Optimizer:
+    """Make an optimiser from its name.
+
+    Parameters
+    ----------
+    name : {"adam", "adamw", "rmsprop", "sgd"}
+    modules : module or sequence of modules
+    lr : float
+    **options
+        Further arguments of its class.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is no such optimiser or option, or a number is out of its range.
+    """
+    if name not in _BY_NAME:
+        raise ValueError(f"optimizer must be one of {', '.join(_BY_NAME)}, got {name!r}")
+    kind = _BY_NAME[name]
+    unknown = [option for option in options if option not in kind._settings]
+    if unknown:
+        allowed = ", ".join(setting for setting in kind._settings if setting != "lr")
+        raise TypeError(f"the options of {name} are {allowed}; got {', '.join(unknown)}")
+    return kind(modules, lr, **options)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _positive(name: str, value: Any) -> float:
+    if not (_is_number(value) and 0.0 < value < math.inf):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return float(value)
+
+
+def _fraction(name: str, value: Any) -> float:
+    if not (_is_number(value) and 0.0 <= value < 1.0):
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+    return float(value)

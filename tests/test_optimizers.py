@@ -222,7 +222,7 @@ def test_wrong_arguments(make, error, message):
     [
         (lambda s: s.pop("steps"), "lacks steps"),
         (lambda s: s.update(optimizer="SGD"), "of SGD, not of Adam"),
-        (lambda s: s.update(settings={"lr": 1.0}), "settings must be lr, betas, eps"),
+        (lambda s: s.update(settings={"lr": 1.0}), "settings must be lr, weight_decay, betas, eps"),
         (lambda s: s["buffers"].pop(), "of 3 modules, got 2"),
         (lambda s: s["buffers"][0].pop("first_moment"), "buffers of module 0"),
         (lambda s: s["buffers"][2].update(first_moment=np.zeros(4)), r"\(40,\), got \(4,\)"),

@@ -1,0 +1,90 @@
+"""The kernels behind optimisers and clipping: one pass over a flat vector and its buffers.
+
+Each rule is written once, for values: whole vectors in the body of a loop, and its last lanes, give
+the same bits. Arguments are addresses, a size, and float32 numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._jit import INT0, STAMP, helper, kernel
+from ._simd import LANES, float_pointer, fma, load_first, square_root, store_first
+
+__all__ = ["adam", "rmsprop", "sgd", "sum_of_squares"]
+
+
+@helper
+def _lanes_from(k, size):
+    """Return how many of the lanes at entry k there are."""
+    return min(LANES, size - k)
+
+
+@kernel
+def sgd(parameter, gradient, momentum_buffer, size, lr, decay, momentum, ahead_g, ahead_b,
+        stamp=STAMP):  # fmt: skip
+    """Descend along ``ahead_g g + ahead_b b``."""
+    p, g, b = float_pointer(parameter), float_pointer(gradient), float_pointer(momentum_buffer)
+    for k in range(INT0, size, LANES):
+        n = _lanes_from(k, size)
+        old = load_first(p, k, n)
+        slope = load_first(g, k, n) + decay * old
+        buffer = fma(momentum, load_first(b, k, n), slope)
+        store_first(b, k, n, buffer)
+        store_first(p, k, n, old - lr * fma(ahead_b, buffer, ahead_g * slope))
+
+
+@kernel
+def rmsprop(parameter, gradient, mean_square, mean, momentum_buffer, size, lr, decay, alpha,
+            new_square, new_mean, eps, momentum, stamp=STAMP):  # fmt: skip
+    """Descend along the gradient over the root of its running variance or mean square."""
+    p, g = float_pointer(parameter), float_pointer(gradient)
+    v, m, b = float_pointer(mean_square), float_pointer(mean), float_pointer(momentum_buffer)
+    for k in range(INT0, size, LANES):
+        n = _lanes_from(k, size)
+        old = load_first(p, k, n)
+        slope = load_first(g, k, n) + decay * old
+        square = fma(new_square, slope * slope, alpha * load_first(v, k, n))
+        average = load_first(m, k, n)
+        average = fma(new_mean, slope - average, average)
+        root = square_root(square - average * average) + eps
+        buffer = fma(momentum, load_first(b, k, n), slope / root)
+        store_first(v, k, n, square)
+        store_first(m, k, n, average)
+        store_first(b, k, n, buffer)
+        store_first(p, k, n, old - lr * buffer)
+
+
+@kernel
+def adam(parameter, gradient, first_moment, second_moment, size, lr, kept, decay, new_first, beta2,
+         new_second, correction, eps, stamp=STAMP):  # fmt: skip
+    """Descend along the first moment over the root of the second."""
+    p, g = float_pointer(parameter), float_pointer(gradient)
+    m, v = float_pointer(first_moment), float_pointer(second_moment)
+    for k in range(INT0, size, LANES):
+        n = _lanes_from(k, size)
+        old = load_first(p, k, n) * kept
+        slope = load_first(g, k, n) + decay * old
+        first = load_first(m, k, n)
+        first = fma(new_first, slope - first, first)
+        second = fma(new_second, slope * slope, beta2 * load_first(v, k, n))
+        store_first(m, k, n, first)
+        store_first(v, k, n, second)
+        root = fma(square_root(second), correction, eps)
+        store_first(p, k, n, old - lr * (first / root))
+
+
+@kernel
+def sum_of_squares(address, size, stamp=STAMP):
+    """Return the sum of the squares in float64, in four chains whose order is fixed."""
+    values = float_pointer(address)
+    a = b = c = d = 0.0
+    whole = size - size % 4
+    for k in range(INT0, whole, 4):
+        a += np.float64(values[k]) * np.float64(values[k])
+        b += np.float64(values[k + 1]) * np.float64(values[k + 1])
+        c += np.float64(values[k + 2]) * np.float64(values[k + 2])
+        d += np.float64(values[k + 3]) * np.float64(values[k + 3])
+    for k in range(whole, size):
+        a += np.float64(values[k]) * np.float64(values[k])
+    return (a + b) + (c + d)
