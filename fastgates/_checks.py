@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["positive_integer", "probability", "real_array"]
+__all__ = ["check_shape", "positive_integer", "probability", "real_array"]
 
 
 def positive_integer(name: str, value: Any) -> int:
@@ -50,7 +50,15 @@ def real_array(name: str, value: Any, shape: Sequence[Axis], *, copy: bool = Fal
         raise ValueError(f"{name} must be an array of numbers: {error}") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    sizes, axes = array.shape, shape
+    check_shape(name, array.shape, shape)
+    if copy:
+        return np.array(array, dtype=np.float32, order="C")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def check_shape(name: str, sizes: tuple[int, ...], shape: Sequence[Axis]) -> None:
+    """Check the shape of an array, see :func:`real_array`."""
+    got, axes = sizes, shape
     if axes[0] == "...":
         axes = axes[1:]
         sizes = sizes[max(0, len(sizes) - len(axes)) :]
@@ -62,7 +70,4 @@ def real_array(name: str, value: Any, shape: Sequence[Axis], *, copy: bool = Fal
     if not fits:
         parts = [axis if isinstance(axis, str) else f"{axis[0]}={axis[1]}" for axis in shape]
         wanted = ", ".join(parts) + ("," if len(parts) == 1 else "")
-        raise ValueError(f"{name} must have shape ({wanted}), got {array.shape}")
-    if copy:
-        return np.array(array, dtype=np.float32, order="C")
-    return np.ascontiguousarray(array, dtype=np.float32)
+        raise ValueError(f"{name} must have shape ({wanted}), got {got}")

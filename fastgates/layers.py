@@ -159,7 +159,7 @@ class Recurrent(Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights hold addresses: a copy packs its own.
-        return self.__dict__ | {"_packed": None, "_transposed": None, "_views": None}
+        return super().__getstate__() | {"_packed": None, "_transposed": None, "_views": None}
 
     @property
     def output_size(self) -> int:
@@ -245,8 +245,10 @@ class Recurrent(Module):
     def _states_out(self, stacked: np.ndarray) -> State:
         return stacked[0] if len(self.cell.states) == 1 else tuple(stacked)
 
-    def _batch(self, x: np.ndarray, lengths: Any, resets: Any) -> passes.Batch:
-        size, time = x.shape[:2]
+    def _checked_lengths_and_resets(
+        self, size: int, time: int, lengths: Any, resets: Any
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return lengths as int64 and resets as uint8, None where they are."""
         if lengths is not None:
             lengths = np.asarray(lengths)
             if lengths.shape != (size,) or lengths.dtype.kind not in "iu":
@@ -267,7 +269,27 @@ class Recurrent(Module):
                     f"{resets.shape} of dtype {resets.dtype}"
                 )
             resets = resets.astype(np.uint8, order="C")
+        return lengths, resets
+
+    def _batch(self, x: np.ndarray, lengths: Any, resets: Any) -> passes.Batch:
+        size, time = x.shape[:2]
+        lengths, resets = self._checked_lengths_and_resets(size, time, lengths, resets)
         return passes.Batch.of(size, time, lengths, resets)
+
+    def _dropout_mask(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return factors for inputs of such a shape (B, T, features), or those of all steps."""
+        size, time, features = shape
+        shape = (size, 1 if self.variational else time, features)
+        kept = self._dropout_random.random(shape, np.float32) >= self.dropout
+        return kept * np.float32(1 / (1 - self.dropout))
+
+    def _cuda(self) -> Any:
+        """Return the passes on the GPU."""
+        if self._on_device is None:
+            from .cuda.recurrent import LayerPasses
+
+            self._on_device = LayerPasses(self)
+        return self._on_device
 
     # -- Passes -----------------------------------------------------------------------------------
 
@@ -314,6 +336,8 @@ class Recurrent(Module):
         ValueError, TypeError
             If an argument has the wrong shape, dtype or range.
         """
+        if self._device != "cpu":
+            return self._cuda().call(x, initial_state, lengths, resets, return_sequences)
         if return_sequences:
             output, final, _ = self._forward(x, initial_state, lengths, resets, keep=False)
             return output, final
@@ -362,6 +386,9 @@ class Recurrent(Module):
         ValueError, TypeError
             If an argument has the wrong shape, dtype or range.
         """
+        segment = None if segment is None else positive_integer("segment", segment)
+        if self._device != "cpu":
+            return self._cuda().forward(x, initial_state, lengths, resets, training, segment)
         output, final, tape = self._forward(
             x,
             initial_state,
@@ -369,7 +396,7 @@ class Recurrent(Module):
             resets,
             keep=True,
             training=training,
-            segment=None if segment is None else positive_integer("segment", segment),
+            segment=segment,
         )
         assert tape is not None
         return output, final, tape
@@ -397,10 +424,7 @@ class Recurrent(Module):
         for layer in range(self.num_layers):
             mask = None
             if layer > 0 and training and self.dropout > 0:
-                size, time, features = current.shape
-                shape = (size, 1 if self.variational else time, features)
-                kept = self._dropout_random.random(shape, np.float32) >= self.dropout
-                mask = kept * np.float32(1 / (1 - self.dropout))
+                mask = self._dropout_mask(current.shape)
                 current = current * mask
             shape = (batch.size, batch.time, self.num_directions * self.hidden_size)
             padded = lengths is not None
@@ -441,6 +465,8 @@ class Recurrent(Module):
         training: bool,
     ) -> tuple[np.ndarray, State, Tape]:
         """Run :meth:`forward` from states that were carried in; resets go to `initial_state`."""
+        if self._device != "cpu":
+            return self._cuda().forward(x, initial_state, None, resets, training, None, carried)
         output, final, tape = self._forward(
             x, initial_state, None, resets, keep=True, training=training, carried=carried
         )
@@ -452,6 +478,8 @@ class Recurrent(Module):
 
         The tape must be unused, of sequences of one length, without segments.
         """
+        if self._device != "cpu":
+            return self._cuda().states_after(tape, steps)
         states = []
         for direction, saved, output in zip(
             self._directions, tape.saved, tape.outputs, strict=True
@@ -559,6 +587,8 @@ class Recurrent(Module):
         ValueError, TypeError
             If the tape is another layer's, or a gradient has the wrong shape or dtype.
         """
+        if self._device != "cpu":
+            return self._cuda().backward(tape, d_output, d_final_state, input_gradient)
         if not isinstance(tape, Tape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:

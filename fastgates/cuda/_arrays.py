@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import Axis, real_array
+from .._checks import Axis, check_shape, real_array
 from ._device import SIMULATED, cuda
 
-__all__ = ["Caller", "Memory", "caller_of", "is_device_array"]
+__all__ = ["Caller", "Memory", "is_device_array"]
 
 _CUDA_DEVICES = (2, 13)  # kDLCUDA and kDLCUDAManaged
 
@@ -116,8 +116,7 @@ class Caller:
             raise TypeError(
                 f"{name} must hold float32 on the device, got {array.dtype}: convert it there"
             )
-        # Reuses the check of shapes, on an array of no size.
-        real_array(name, np.broadcast_to(np.float32(0), array.shape), shape, check_only=True)
+        check_shape(name, tuple(array.shape), shape)
         if not array.is_c_contiguous():
             raise ValueError(
                 f"{name} must be C-contiguous on the device, got strides {array.strides}: copy it "
@@ -156,11 +155,6 @@ class Caller:
         if self.library == "cupy":
             return sys.modules["cupy"].asarray(array)
         return array
-
-
-def caller_of(x: Any) -> Caller:
-    """Return the caller whose input is `x`."""
-    return Caller(x)
 
 
 @contextmanager

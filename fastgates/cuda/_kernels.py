@@ -278,6 +278,8 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
         begin,
         steps,
         output_begin,
+        row_begin,
+        batch,
         tiles,
         flags,
     ):
@@ -287,8 +289,7 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
             shared = cuda.shared.array(n_shared, float32, alignment=16)
         thread = cuda.threadIdx.x
         piece = cuda.blockIdx.x % slices
-        first_row = cuda.blockIdx.x // slices * tiles * rows
-        batch = lengths.shape[0]
+        first_row = row_begin + cuda.blockIdx.x // slices * tiles * rows
         reverse = (flags & REVERSE) != 0
         t_step = -1 if reverse else 1
         t_first = begin + steps - 1 if reverse else begin
@@ -486,15 +487,17 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
     start_at = n_states * roles
     stash_at, old_at, n_shared = 2 * start_at, 2 * start_at + n_slots * roles, plan.shared
     block, block_2 = stage.block_weights, stage_2.block_weights
-    weights_2_at, _, constants_at = Packing.offsets(plan, hidden, n_slots)
+    # Weights lie in the order of use: on the way back the second stage comes first.
+    after_first, _, constants_at = Packing.offsets(plan, hidden, n_slots)
+    weights_at = after_first if two else 0
     held = 4 * stage.held * stage.columns
     n_weights = max(1, held + (4 * stage_2.held * stage_2.columns if two else 0))
     lanes = stage.lanes
 
     @device_function
     def old_state(  # type: ignore[no-untyped-def]
-        output, cells, initial, carried, lengths, resets, direction, column, begin, steps, flags,
-        row, t, unit,
+        output, cells, initial, carried, lengths, resets, direction, carried_direction, column, begin,
+        steps, flags, row, t, unit,
     ):
         """Return the states before the step at time `t`."""
         reverse = (flags & REVERSE) != 0
@@ -504,7 +507,7 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                 return load_across(initial, direction, row, unit)
             return zeros
         if before < begin or before >= begin + steps:
-            return load_across(carried, direction, row, unit)
+            return load_across(carried, carried_direction, row, unit)
         others = load_others(cells[row, before - begin], unit, hidden)
         return (output[row, before, column + unit],) + others
 
@@ -512,13 +515,13 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
 
     @device_function
     def gather(  # type: ignore[no-untyped-def]
-        slots, output, cells, d_output, initial, carried, lengths, resets, direction, column, begin,
-        steps, flags, row, t, unit,
+        slots, output, cells, d_output, initial, carried, lengths, resets, direction,
+        carried_direction, column, begin, steps, flags, row, t, unit,
     ):
         """Return what the equations take of a step from global memory."""
         old = old_state(
-            output, cells, initial, carried, lengths, resets, direction, column, begin, steps,
-            flags, row, t, unit,
+            output, cells, initial, carried, lengths, resets, direction, carried_direction, column,
+            begin, steps, flags, row, t, unit,
         )
         saved = load_slots(slots[row, t - begin], unit, hidden)
         new = (ZERO,) + load_others(cells[row, t - begin], unit, hidden)
@@ -545,6 +548,9 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
         column,
         begin,
         steps,
+        carried_direction,
+        row_begin,
+        batch,
         tiles,
         flags,
     ):
@@ -554,16 +560,15 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
             shared = cuda.shared.array(n_shared, float32, alignment=16)
         thread = cuda.threadIdx.x
         piece = cuda.blockIdx.x % slices
-        first_row = cuda.blockIdx.x // slices * tiles * rows
-        batch = lengths.shape[0]
+        first_row = row_begin + cuda.blockIdx.x // slices * tiles * rows
         reverse = (flags & REVERSE) != 0
         t_step = 1 if reverse else -1
         t_first = begin if reverse else begin + steps - 1
 
         weights = cuda.local.array(n_weights, float32)
-        load_weights(weights, 0, packed, piece * block, thread)
+        load_weights(weights, 0, packed, weights_at + piece * block, thread)
         if two:
-            load_weights_2(weights, held, packed, weights_2_at + piece * block_2, thread)
+            load_weights_2(weights, held, packed, piece * block_2, thread)
         for n in range(thread, clear, threads):
             shared[n] = ZERO
         cuda.syncthreads()
@@ -588,7 +593,7 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                 if tile == 0 and steps > 0 and t_first < lengths[row]:
                     saved, old, new, d_out = gather(
                         slots, output, cells, d_output, initial, carried, lengths, resets,
-                        direction, column, begin, steps, flags, row, t_first, unit,
+                        direction, carried_direction, column, begin, steps, flags, row, t_first, unit,
                     )
 
         for step in range(steps):
@@ -605,7 +610,8 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                     if next_t < lengths[next_row]:
                         saved, old, new, d_out = gather(
                             slots, output, cells, d_output, initial, carried, lengths, resets,
-                            direction, column, begin, steps, flags, next_row, next_t, unit,
+                            direction, carried_direction, column, begin, steps, flags, next_row,
+                            next_t, unit,
                         )
                 if mine:
                     at = state_at + tile * kept + my_row * units + lane
@@ -644,7 +650,7 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                         weights,
                         held,
                         packed,
-                        weights_2_at + piece * block_2,
+                        piece * block_2,
                         shared,
                         second_at,
                         partial,
@@ -682,7 +688,9 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                             value = slots[tile_row + r, t - begin, first * hidden + k]
                         shared[r * size + k] = value
                     cuda.syncthreads()
-                product(weights, 0, packed, piece * block, shared, 0, partial, thread)
+                product(
+                    weights, 0, packed, weights_at + piece * block, shared, 0, partial, thread
+                )
                 cuda.syncthreads()
                 row = tile_row + my_row
                 if has_role and row < batch and t < lengths[row]:
