@@ -20,12 +20,13 @@ ARCHITECTURES = ((8, 0), (9, 0))
 FLAT = types.Array(types.float32, 1, "C")
 ROWS = types.Array(types.float32, 3, "C")
 STATES = types.Array(types.float32, 4, "C")
+COUNTERS = types.Array(types.int32, 1, "C")
 LENGTHS = types.Array(types.int32, 1, "C")
 MAPS = types.Array(types.int32, 2, "C")
 RESETS = types.Array(types.uint8, 2, "C")
 OUTPUTS = types.Array(types.float32, 2, "C")
 INT = types.int64
-FORWARD = (ROWS, ROWS, ROWS, ROWS, FLAT, STATES, STATES, LENGTHS, RESETS, *[INT] * 9)
+FORWARD = (ROWS, ROWS, ROWS, ROWS, FLAT, STATES, STATES, LENGTHS, RESETS, *[INT] * 9, COUNTERS)
 BACKWARD = (
     *[ROWS] * 5,
     FLAT,
@@ -37,6 +38,7 @@ BACKWARD = (
     LENGTHS,
     RESETS,
     *[INT] * 9,
+    COUNTERS,
 )
 
 
@@ -94,6 +96,8 @@ def compile_kernel(kernel, signature, architecture, threads=None, registers=None
     tool = ptxas()
     if tool is not None:
         arguments = [tool, "-v", f"-arch=sm_{architecture[0]}{architecture[1]}", "-o", "/dev/null"]
+        if ".extern" in ptx:  # the barrier of the grid, which is linked later
+            arguments.append("--compile-only")
         if registers is not None:
             arguments.append(f"--maxrregcount={registers}")
         result = subprocess.run(

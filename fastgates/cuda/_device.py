@@ -28,8 +28,10 @@ __all__ = [
     "device_function",
     "fma",
     "load4",
+    "load_acquire",
     "loader",
     "on_device",
+    "store_release",
     "storer",
 ]
 
@@ -58,6 +60,14 @@ if SIMULATED:
         """Return the four numbers from ``array[index]`` on; `index` is a multiple of 4."""
         return array[index], array[index + 1], array[index + 2], array[index + 3]
 
+    def load_acquire(array: Any, index: int) -> Any:
+        """Return ``array[index]``, and see all that its writer had seen."""
+        return array[index]
+
+    def store_release(array: Any, index: int, value: Any) -> None:
+        """Set ``array[index]``, which tells a reader all that this block has written."""
+        array[index] = value
+
     def _absolute(x: Any) -> Any:
         return np.abs(x)
 
@@ -78,15 +88,18 @@ else:
         """Return ``a * b + c`` rounded once."""
         return cuda.fma(a, b, c)
 
+    def _address(context, builder, numba_type, array, index):  # type: ignore[no-untyped-def]
+        data = context.make_array(numba_type)(context, builder, array).data
+        return builder.gep(data, [index])
+
     @intrinsic
     def load4(typingctx, array, index):  # type: ignore[no-untyped-def]
         """Return the four numbers from ``array[index]`` on, by one load of 16 bytes."""
 
         def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-            data = context.make_array(sig.args[0])(context, builder, args[0]).data
             vector = ir.VectorType(ir.FloatType(), 4)
-            address = builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer())
-            value = builder.load(address, align=16)
+            address = _address(context, builder, sig.args[0], *args)
+            value = builder.load(builder.bitcast(address, vector.as_pointer()), align=16)
             lanes = [
                 builder.extract_element(value, ir.Constant(ir.IntType(32), lane))
                 for lane in range(4)
@@ -94,6 +107,35 @@ else:
             return context.make_tuple(builder, sig.return_type, lanes)
 
         return types.UniTuple(types.float32, 4)(array, types.int64), codegen
+
+    def _assembly(builder, result, text, constraints, arguments):  # type: ignore[no-untyped-def]
+        """Emit an instruction that is neither moved nor left out."""
+        function_type = ir.FunctionType(result, [argument.type for argument in arguments])
+        code = ir.InlineAsm(function_type, text, constraints + ",~{memory}", side_effect=True)
+        return builder.call(code, arguments)
+
+    @intrinsic
+    def load_acquire(typingctx, array, index):  # type: ignore[no-untyped-def]
+        """Return ``array[index]`` of int32, and see all that its writer had seen."""
+
+        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+            address = _address(context, builder, sig.args[0], *args)
+            text = "ld.acquire.gpu.global.b32 $0, [$1];"
+            return _assembly(builder, ir.IntType(32), text, "=r,l", [address])
+
+        return types.int32(array, types.int64), codegen
+
+    @intrinsic
+    def store_release(typingctx, array, index, value):  # type: ignore[no-untyped-def]
+        """Set ``array[index]`` of int32, which tells a reader all that this block has written."""
+
+        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+            address = _address(context, builder, sig.args[0], *args[:2])
+            text = "st.release.gpu.global.b32 [$0], $1;"
+            _assembly(builder, ir.VoidType(), text, "l,r", [address, args[2]])
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, types.int32), codegen
 
     @device_function
     def _absolute(x):  # type: ignore[no-untyped-def]

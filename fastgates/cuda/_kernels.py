@@ -28,9 +28,20 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import float32
+from numba import float32, int32
 
-from ._device import SIMULATED, cuda, device_function, fma, load4, loader, on_device, storer
+from ._device import (
+    SIMULATED,
+    cuda,
+    device_function,
+    fma,
+    load4,
+    load_acquire,
+    loader,
+    on_device,
+    store_release,
+    storer,
+)
 from ._equations import equations_of
 from ._packing import Packing
 from ._plans import Plan, Product
@@ -38,6 +49,8 @@ from ._plans import Plan, Product
 __all__ = ["backward_kernel", "forward_kernel"]
 
 ZERO = np.float32(0)
+
+_MOST_UNROLLED = 256  # multiply-adds that the compiler is asked to unroll at a time
 
 REVERSE, RESETS, INITIAL, CONTINUES, STARTS, GRADIENT = 1, 2, 4, 8, 16, 32
 """Bits of a kernel's `flags`: the direction; which arrays hold something (resets, initial, and on
@@ -56,20 +69,39 @@ def _product(stage: Product, plan: Plan) -> Any:
     parts, quads, held, size = stage.parts, stage.quads, stage.held, stage.vector
     threads, n_sums = plan.threads, plan.rows * stage.columns
 
+    def held_quads(begin: int, end: int) -> Any:
+        """Return the device function for some of the quads in registers.
+
+        The compiler makes registers of an array only if it unrolls all loops around it, which it
+        does for a few hundred instructions at a time.
+        """
+        most = max(1, _MOST_UNROLLED // (4 * n_sums))
+        middle = max(begin, end - most)
+        before = held_quads(begin, middle) if middle > begin else None
+
+        def multiply(weights, first, shared, vector, part, sums):  # type: ignore[no-untyped-def]
+            if before is not None:
+                before(weights, first, shared, vector, part, sums)
+            for q in range(middle, end):
+                for row in range(rows):
+                    h = load4(shared, vector + row * size + (q * parts + part) * 4)
+                    for column in range(columns):
+                        w, n = first + q * 4 * columns + column, row * columns + column
+                        total = fma(weights[w], h[0], sums[n])
+                        total = fma(weights[w + columns], h[1], total)
+                        total = fma(weights[w + 2 * columns], h[2], total)
+                        sums[n] = fma(weights[w + 3 * columns], h[3], total)
+
+        return device_function(multiply)
+
+    multiply_held = held_quads(0, held)
+
     def product(weights, first, packed, at, shared, vector, partial, thread):  # type: ignore[no-untyped-def]
         sums = cuda.local.array(n_sums, float32)
         for n in range(n_sums):
             sums[n] = ZERO
         part = thread // lanes
-        for q in range(held):
-            for row in range(rows):
-                h = load4(shared, vector + row * size + (q * parts + part) * 4)
-                for column in range(columns):
-                    w, n = first + q * 4 * columns + column, row * columns + column
-                    total = fma(weights[w], h[0], sums[n])
-                    total = fma(weights[w + columns], h[1], total)
-                    total = fma(weights[w + 2 * columns], h[2], total)
-                    sums[n] = fma(weights[w + 3 * columns], h[3], total)
+        multiply_held(weights, first, shared, vector, part, sums)
         for q in range(held, quads):
             for column in range(columns):
                 w = at + (q * 4 * columns + column) * threads + thread
@@ -95,11 +127,14 @@ def _product(stage: Product, plan: Plan) -> Any:
 
 def _weights_loader(stage: Product, plan: Plan) -> Any:
     """Return a device function that loads a thread's share of the weights to its local array."""
-    threads, count = plan.threads, 4 * stage.held * stage.columns
+    threads, held, count = plan.threads, stage.held, 4 * stage.columns
 
     def load_weights(weights, first, packed, at, thread):  # type: ignore[no-untyped-def]
-        for w in range(count):
-            weights[first + w] = packed[at + w * threads + thread]
+        # Two loops, each short enough to be unrolled: only then is the array one of registers.
+        for q in range(held):
+            for n in range(count):
+                w = q * count + n
+                weights[first + w] = packed[at + w * threads + thread]
 
     return device_function(load_weights)
 
@@ -211,11 +246,28 @@ class _Places:
         self.tile = plan.kept * self.roles
 
 
-def _sync_for(shared_units: bool) -> Any:
-    """Return a device function that waits for all who write what the next product takes."""
-    if shared_units:
-        return device_function(lambda: cuda.cg.this_grid().sync())
-    return device_function(lambda: cuda.syncthreads())
+def _barrier(plan: Plan) -> Any:
+    """Return a device function that waits for all who write what the next product takes.
+
+    Where blocks share the units of a group, each counts its steps in a place of `counters`, which
+    all threads of one block or another watch: so a barrier joins the blocks of a group, not all.
+    """
+    if not plan.together:
+        return device_function(lambda counters, meetings: cuda.syncthreads())
+    slices, threads = plan.slices, plan.threads
+
+    def wait(counters, meetings):  # type: ignore[no-untyped-def]
+        cuda.syncthreads()
+        thread = cuda.threadIdx.x
+        if thread == 0:
+            store_release(counters, cuda.blockIdx.x, int32(meetings))
+        first = cuda.blockIdx.x // slices * slices
+        for other in range(thread, slices, threads):
+            while load_acquire(counters, first + other) < meetings:
+                pass
+        cuda.syncthreads()
+
+    return device_function(wait)
 
 
 def _jit(function: Any, plan: Plan) -> Any:
@@ -251,8 +303,8 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
     load_states, store_states = loader(n_states), storer(n_states)
     store_others = _others_storer(n_states)
     units, slices, rows, threads = plan.units, plan.slices, plan.rows, plan.threads
-    together = slices > 1
-    sync = _sync_for(together)
+    together = plan.together
+    wait = _barrier(plan)
     places = _Places(plan, two)
     size, size_2, partial, source_at = stage.vector, stage_2.vector, places.partial, places.second
     state_at, roles, kept, clear = places.state, places.roles, places.tile, places.partial
@@ -282,6 +334,7 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
         batch,
         tiles,
         flags,
+        counters,
     ):
         if SIMULATED:
             shared = cuda.shared.array(n_shared, float32)
@@ -330,7 +383,12 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
                     shared[my_row * size + lane] = shared[at]
                 if tile == 0 and steps > 0:
                     ahead = load_slots(slots[row, t_first - begin], unit, hidden)
-        sync()
+        meetings = 0
+        if together:
+            # So that all blocks run at the same time, which Numba promises to who says this once.
+            cuda.cg.this_grid().sync()
+        else:
+            cuda.syncthreads()
 
         for step in range(steps):
             t = t_first + t_step * step
@@ -389,7 +447,8 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
                                 store_others(new_states, cells[row, t - begin], unit, hidden)
                         output[row, t - output_begin, column + unit] = value
             if two:
-                sync()
+                meetings += 1
+                wait(counters, meetings)
                 for tile in range(tiles):
                     tile_row = first_row + tile * rows
                     if together:
@@ -441,7 +500,8 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
                                 shared[at + state * roles] = value
                     if not together:
                         shared[my_row * size + lane] = shared[at]
-            sync()
+            meetings += 1
+            wait(counters, meetings)
 
         for tile in range(tiles):
             row = first_row + tile * rows + my_row
@@ -479,8 +539,8 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
     load_others, with_first = loader(n_states - 1), _with_first(n_states)
     zeros, zero_slots = (ZERO,) * n_states, (ZERO,) * n_slots
     units, slices, rows, threads = plan.units, plan.slices, plan.rows, plan.threads
-    together = slices > 1
-    sync = _sync_for(together)
+    together = plan.together
+    wait = _barrier(plan)
     places = _Places(plan, two)
     size, size_2, partial, second_at = stage.vector, stage_2.vector, places.partial, places.second
     state_at, roles, kept, clear = places.state, places.roles, places.tile, places.partial
@@ -553,6 +613,7 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
         batch,
         tiles,
         flags,
+        counters,
     ):
         if SIMULATED:
             shared = cuda.shared.array(n_shared, float32)
@@ -596,6 +657,9 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                         direction, carried_direction, column, begin, steps, flags, row, t_first, unit,
                     )
 
+        meetings = 0
+        if together:
+            cuda.cg.this_grid().sync()
         for step in range(steps):
             t = t_first + t_step * step
             for tile in range(tiles):
@@ -633,7 +697,8 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                             store_stage_2(values, shared, place, hidden)
                     elif not together:
                         store_stage(d_slots, shared, my_row * size + unit, hidden)
-            sync()
+            meetings += 1
+            wait(counters, meetings)
             if two:
                 for tile in range(tiles):
                     tile_row = first_row + tile * rows
@@ -676,7 +741,8 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                         sources[row, t - begin, unit] = source
                         if not together:
                             store_stage(d_first, shared, my_row * size + unit, hidden)
-                sync()
+                meetings += 1
+                wait(counters, meetings)
             for tile in range(tiles):
                 tile_row = first_row + tile * rows
                 if together:

@@ -25,7 +25,9 @@ REGISTERS_OF_A_BLOCK = 65536  # of every architecture from sm_70 on
 MOST_REGISTERS = 255  # of a thread
 SHARED_FLOATS = 48 * 1024 // 4 - 64  # what a block may have without asking, and a little air
 
-_OTHER_REGISTERS = 72  # that a thread needs for anything but weights and sums
+# Registers that a thread needs for anything but weights and sums, as ptxas counted them: on a block
+# of its own, where blocks wait for each other, and there with a second stage.
+_OTHER_REGISTERS = (84, 140, 170)
 _WISHED_WEIGHTS = 64  # of a thread: more parts than that takes would only cost additions
 _MOST_WEIGHTS = 160  # of a thread, where units are shared out so that all weights fit
 _WISHED_THREADS = 256
@@ -92,6 +94,8 @@ class Plan:
         Floats of shared memory of a block with `most_tiles`.
     kept : int
         Floats of shared memory for each sequence and unit of a block.
+    together : bool
+        Whether blocks wait for each other at each step: as soon as there are several slices.
     """
 
     units: int
@@ -103,6 +107,7 @@ class Plan:
     registers: int
     shared: int
     kept: int
+    together: bool
 
     @property
     def largest_vector(self) -> int:
@@ -120,10 +125,12 @@ def _product(inner: int, columns: int, lanes: int, parts: int) -> Product:
     return Product(inner, columns, lanes, parts, quads, 0)
 
 
-def _held(stages: tuple[Product, ...], rows: int, registers: int) -> tuple[Product, ...]:
+def _held(
+    stages: tuple[Product, ...], rows: int, registers: int, together: bool
+) -> tuple[Product, ...]:
     """Share the registers for weights out among the products, the first ones first."""
     sums = rows * max(stage.columns for stage in stages)
-    free = registers - _OTHER_REGISTERS - sums
+    free = registers - _OTHER_REGISTERS[len(stages) if together else 0] - sums
     result = []
     for stage in stages:
         held = max(0, min(stage.quads, free // (4 * stage.columns)))
@@ -160,8 +167,8 @@ def plan_pass(
     batch, processors : int
         Sequences, and the multiprocessors of the device.
     one_block : bool
-        Whether a block must own all units, whatever the hidden size (the simulator cannot let
-        blocks wait for each other).
+        Whether a block must own all units, whatever the hidden size (in Numba's simulator one
+        block runs after the other).
 
     Raises
     ------
@@ -173,27 +180,28 @@ def plan_pass(
     if len(stages) == 2:  # slots wait for the second stage, on the way back old states too
         kept += slots + states if transposed else slots
     single = one_block or hidden <= LARGEST_ON_ONE_BLOCK
-    wanted = _wanted_rows(batch, processors) if single else 4
-    rows = wanted
-    while True:
-        units = hidden if single else _shared_units(hidden, stages, processors)
-        plan = _lay(hidden, units, stages, rows, kept, transposed)
-        if plan is not None:
-            return plan
-        if rows == 1:
-            raise ValueError(
-                f"hidden_size must be small enough for the shared memory of a multiprocessor, got "
-                f"{hidden}: use device='cpu'"
-            )
-        rows //= 2
+    units = hidden if single else _shared_units(hidden, stages, processors)
+    plan = None
+    for rows in (1, 2, 4):
+        wider = _lay(hidden, units, stages, rows, kept, transposed)
+        if wider is None or (plan is not None and wider.threads > _WISHED_THREADS):
+            break
+        plan = wider
+        at_once = processors * _blocks_at_once(plan) if single else processors // plan.slices
+        if batch <= rows * at_once:
+            break
+    if plan is None:
+        raise ValueError(
+            f"hidden_size must fit the shared memory of a multiprocessor, got {hidden}: "
+            "use device='cpu'"
+        )
+    return plan
 
 
-def _wanted_rows(batch: int, processors: int) -> int:
-    """Return how many sequences a block takes at once, so that all run at the same time."""
-    for rows in (1, 2):
-        if batch <= rows * processors:
-            return rows
-    return 4
+def _blocks_at_once(plan: Plan) -> int:
+    """Return how many blocks run on one multiprocessor at the same time, cautiously."""
+    registers = min(plan.registers, 200)
+    return max(1, min(8, REGISTERS_OF_A_BLOCK // (registers * _up(plan.threads, 32))))
 
 
 def _shared_units(hidden: int, stages: tuple[int, ...], processors: int) -> int:
@@ -229,15 +237,15 @@ def _lay(
     threads = parts * lanes
     registers = min(MOST_REGISTERS, REGISTERS_OF_A_BLOCK // _up(threads, 32) // 8 * 8)
     products = tuple(_product(inner, count, lanes, parts) for inner, count in shapes)
-    products = _held(products, rows, registers)
-    plan = Plan(units, slices, rows, 1, products, threads, registers, 0, kept)
+    products = _held(products, rows, registers, slices > 1)
+    plan = Plan(units, slices, rows, 1, products, threads, registers, 0, kept, slices > 1)
     fixed = len(stages) * rows * plan.largest_vector + plan.partials
     tile = rows * units * kept
     if fixed + tile > SHARED_FLOATS:
         return None
     tiles = 1 if slices == 1 else max(1, min(16, (SHARED_FLOATS - fixed) // tile))
     shared = fixed + tiles * tile
-    return Plan(units, slices, rows, tiles, products, threads, registers, shared, kept)
+    return Plan(units, slices, rows, tiles, products, threads, registers, shared, kept, slices > 1)
 
 
 def _parts(shapes: list[tuple[int, int]], lanes: int, roles: int) -> int | None:

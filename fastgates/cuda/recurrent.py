@@ -97,11 +97,15 @@ class LayerPasses:
     layer : Recurrent
     """
 
+    one_block = SIMULATED  # whether a block must do without others
+    processors = 1  # of the device
+
     def __init__(self, layer: Any) -> None:
         self.layer = layer
         self.memory = Memory()
         self.products = products(self.memory)
-        self._processors = 1 if SIMULATED else cuda.get_current_device().MULTIPROCESSOR_COUNT
+        if not SIMULATED:
+            self.processors = cuda.get_current_device().MULTIPROCESSOR_COUNT
         self._plans: dict[Any, Plan] = {}
         self._maps: dict[Any, Any] = {}
         self._packed: dict[Any, tuple[int, list[_Weights]]] = {}
@@ -140,22 +144,28 @@ class LayerPasses:
                 len(layer.cell.states),
                 transposed=transposed,
                 batch=batch,
-                processors=self._processors,
-                one_block=SIMULATED,
+                processors=self.processors,
+                one_block=self.one_block,
             )
         return plan
 
-    def _launches(self, plan: Plan, batch: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield for each launch its first row and its end, its blocks, and the tiles of a block."""
-        if plan.slices == 1:
-            yield 0, batch, -(-batch // plan.rows), 1
+    def _launches(
+        self, plan: Plan, batch: int, stream: Any
+    ) -> Iterator[tuple[int, int, int, int, Any]]:
+        """Yield for each launch its first row and its end, blocks, tiles of a block, counters."""
+        if not plan.together:
+            with self.memory.scratch((1,), stream, np.int32) as counters:
+                yield 0, batch, -(-batch // plan.rows), 1, counters
             return
-        groups = max(1, self._processors // plan.slices)
+        groups = max(1, self.processors // plan.slices)
         most = groups * plan.rows * plan.most_tiles
-        for first in range(0, batch, most):
-            rows = min(most, batch - first)
-            tiles = -(-rows // (min(groups, -(-rows // plan.rows)) * plan.rows))
-            yield first, first + rows, -(-rows // (tiles * plan.rows)) * plan.slices, tiles
+        with self.memory.scratch((groups * plan.slices,), stream, np.int32) as counters:
+            for first in range(0, batch, most):
+                rows = min(most, batch - first)
+                tiles = -(-rows // (min(groups, -(-rows // plan.rows)) * plan.rows))
+                blocks = -(-rows // (tiles * plan.rows)) * plan.slices
+                clear(counters, stream)
+                yield first, first + rows, blocks, tiles, counters
 
     def _weights(self, transposed: bool, plan: Plan, stream: Any) -> list[_Weights]:
         """Return the weights of each direction in the layout of a plan, of this moment."""
@@ -294,7 +304,7 @@ class LayerPasses:
         flags |= batch.flags | (INITIAL if initial is not None else 0)
         flags |= REVERSE if direction.reverse else 0
         with self.memory.scratch((batch.size, 1, layer.hidden_size), stream) as sources:
-            for first, end, blocks, tiles in self._launches(plan, batch.size):
+            for first, end, blocks, tiles, counters in self._launches(plan, batch.size, stream):
                 kernel[blocks, plan.threads, stream](
                     piece.slots,
                     piece.slots if piece.cells is None else piece.cells,
@@ -314,6 +324,7 @@ class LayerPasses:
                     end,
                     tiles,
                     flags,
+                    counters,
                 )
 
     def _backward_piece(
@@ -357,7 +368,7 @@ class LayerPasses:
         two = len(cell.stages) == 2
         hiddens = self.memory.take(shape, stream)
         sources = self.memory.take(shape, stream) if two else hiddens
-        for first, end, blocks, tiles in self._launches(plan, size):
+        for first, end, blocks, tiles, counters in self._launches(plan, size, stream):
             kernel[blocks, plan.threads, stream](
                 piece.slots,
                 piece.slots if piece.cells is None else piece.cells,
@@ -381,6 +392,7 @@ class LayerPasses:
                 end,
                 tiles,
                 flags,
+                counters,
             )
         # What multiplied what, for the gradients of the weights.
         d_x_add, more = add
@@ -418,10 +430,8 @@ class LayerPasses:
 
     def _take_x(self, caller: Caller, x: Any) -> Any:
         x = caller.take("x", x, ("batch_size", "time", ("input_size", self.layer.input_size)))
-        if caller.on_device and 0 in x.shape[:2]:
-            raise ValueError(
-                f"x must hold at least one sequence and one step on the device, got {x.shape}"
-            )
+        if 0 in x.shape:
+            raise ValueError(f"x must not be empty on device='cuda', got shape {tuple(x.shape)}")
         return x
 
     def infer(
@@ -661,15 +671,9 @@ class LayerPasses:
     ) -> tuple[Any, Any, Any]:
         """Use a tape up; return the gradients of input and initial states, and those by slot."""
         layer, caller, stream = self.layer, tape.caller, tape.caller.stream
-        size, time = tape.data.size, tape.data.time
-        shape = (len(layer.cell.states), len(layer._directions), size, layer.hidden_size)
         tape.used = True
-        d_states = d_final
-        if d_states is None:
-            d_states = caller.empty(shape)
-            clear(d_states, stream)
-        d_initial = caller.empty(shape)
-        clear(d_initial, stream)
+        d_states = self.zero_states(tape) if d_final is None else d_final
+        d_initial = self.zero_states(tape)
         starts = np.cumsum([0, *(sum(p.gradient_sizes) for p in self._packings)])
         by_slot = self.memory.take((int(starts[-1]),), stream)
         for level in reversed(range(layer.num_layers)):
@@ -705,6 +709,14 @@ class LayerPasses:
                 weigh(d_x, mask, d_x, stream)
             d_output = d_x
         return d_output, d_initial, by_slot
+
+    def zero_states(self, tape: CudaTape) -> Any:
+        """Return states (N, L, B, H) of 0 for the sequences of a tape."""
+        layer, caller = self.layer, tape.caller
+        shape = (len(layer.cell.states), len(layer._directions), tape.data.size, layer.hidden_size)
+        states = caller.empty(shape)
+        clear(states, caller.stream)
+        return states
 
     def _compute_again(
         self, number: int, tape: CudaTape, piece: _Piece, x: Any, output: Any
