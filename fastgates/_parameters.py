@@ -83,8 +83,8 @@ class Module:
         """Where the passes run: "cpu" or "cuda"."""
         return self._device
 
-    def _parts(self) -> Iterable[Module]:
-        """Return the modules that this one is made of."""
+    def _followers(self) -> Iterable[Module]:
+        """Return the modules that go to a device with this one."""
         return ()
 
     def to(self, device: str) -> Self:
@@ -115,7 +115,7 @@ class Module:
             from . import cuda
 
             cuda.check()
-        for module in self._parts():
+        for module in self._followers():
             module.to(device)
         self._device, self._on_device = device, None
         return self

@@ -166,7 +166,7 @@ class Sequential(Module):
         self._vector[:] = np.concatenate([m.parameter_vector for _, m in self._trainable()])
         self._adopt()
 
-    def _parts(self) -> tuple[Any, ...]:
+    def _followers(self) -> tuple[Any, ...]:
         return self.modules
 
     def _cuda(self) -> Any:
