@@ -34,9 +34,11 @@ _LAZY: dict[str, str | None] = {
     "SequenceModel": "models",
     "Sequences": "_sequences",
     "Trainer": "training",
+    "diagnostics": None,
     "initialization": None,
     "models": None,
     "schedules": None,
+    "tasks": None,
     "training": None,
 }
 

@@ -26,6 +26,29 @@ def split(vector: np.ndarray, shapes: Shapes) -> dict[str, np.ndarray]:
     return views
 
 
+class LazyViews(Mapping[str, np.ndarray]):
+    """Views of a vector by name, made when they are first asked for: optimisers never do."""
+
+    def __init__(self, vector: np.ndarray, shapes: Shapes) -> None:
+        self._vector = vector
+        self._shapes = shapes
+        self._views: dict[str, np.ndarray] | None = None
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if self._views is None:
+            self._views = split(self._vector, self._shapes)
+        return self._views[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
 @dataclass(frozen=True)
 class Gradients:
     """The gradients that a backward pass gives.
@@ -40,12 +63,16 @@ class Gradients:
         With respect to each parameter: views of `parameter_vector`.
     parameter_vector : ndarray
         All of them in one flat float32 vector, in the order of the module's own.
+    states : ndarray, pair of ndarray, or None
+        With respect to the state after each step, (layers * directions, batch, time, hidden_size)
+        each; None where it was not asked for.
     """
 
     input: np.ndarray | None
     initial_state: Any
     parameters: Mapping[str, np.ndarray]
     parameter_vector: np.ndarray
+    states: Any = None
 
 
 class EditableParameters(dict[str, np.ndarray]):
@@ -129,9 +156,9 @@ class Module:
         """Take note that parameters have changed."""
         self._version += 1
 
-    def _split(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+    def _split(self, vector: np.ndarray) -> Mapping[str, np.ndarray]:
         """Return views of a vector like that of the parameters, by name."""
-        return split(vector, self._shapes)
+        return LazyViews(vector, self._shapes)
 
     @property
     def parameter_vector(self) -> np.ndarray:

@@ -227,11 +227,15 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _finish(figure: Any, path: str | os.PathLike[str]) -> None:
+def _tidy(figure: Any, ncols: int = 3) -> None:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, ncols=3, fontsize="small")
+            axes.legend(frameon=False, ncols=ncols, fontsize="small")
+
+
+def _finish(figure: Any, path: str | os.PathLike[str], ncols: int = 3) -> None:
+    _tidy(figure, ncols)
     with replacing(path) as temporary:
         figure.savefig(temporary, format=_format(path), dpi=130)
 

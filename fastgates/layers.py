@@ -489,6 +489,20 @@ class Recurrent(Module):
             states.append(direction.states_after(tape.batch, saved, output, steps))
         return states
 
+    def _trajectories(
+        self, tape: Tape
+    ) -> list[tuple[dict[str, np.ndarray], tuple[np.ndarray, ...]]]:
+        """Return slots and states over time of each direction of each layer, see there.
+
+        The tape must be unused, without segments, of at least one step.
+        """
+        found = []
+        for direction, saved in zip(self._directions, tape.saved, strict=True):
+            assert saved is not None and saved.kept
+            output = tape.outputs[direction.index // self.num_directions]
+            found.append(direction.trajectory(tape.batch, saved, output))
+        return found
+
     def _last_states(
         self,
         x: np.ndarray,
@@ -561,6 +575,7 @@ class Recurrent(Module):
         d_output: Any = None,
         d_final_state: State = None,
         input_gradient: bool = True,
+        state_gradients: bool = False,
     ) -> Gradients:
         """Back-propagate through time.
 
@@ -575,6 +590,12 @@ class Recurrent(Module):
             Gradient with respect to the final state, in its structure; zero by default.
         input_gradient : bool
             Whether the gradient with respect to `x` is wanted.
+        state_gradients : bool
+            Whether the gradients with respect to the states after every step are wanted, as
+            ``states`` of the result: arrays (num_layers * num_directions, batch, time,
+            hidden_size), 0 past the end of a sequence. Each is the whole gradient: of the output
+            at that step, of the layers above, and of all later steps. The other results are the
+            same bits as without; it takes longer, since time goes step by step.
 
         Returns
         -------
@@ -613,11 +634,15 @@ class Recurrent(Module):
         )
         vector = np.empty(self._vector.size, np.float32)
         by_name = split(vector, self._shapes)
+        d_states = None
+        if state_gradients:
+            d_states = np.zeros((*states[:3], batch.time, states[3]), np.float32)
+        every = None if d_states is None else self._states_out(d_states)
         if batch.size == 0 or batch.time == 0:
             vector[:] = 0
             d_input = np.zeros_like(tape.inputs[0]) if input_gradient else None
             d_initial = np.zeros(states, np.float32) if d_final is None else d_final
-            return Gradients(d_input, self._states_out(d_initial), by_name, vector)
+            return Gradients(d_input, self._states_out(d_initial), by_name, vector, every)
         d_initial = np.empty(states, np.float32)
         prepared = self._prepared_backward()
         for layer in reversed(range(self.num_layers)):
@@ -630,13 +655,13 @@ class Recurrent(Module):
                 weights = prepared[direction.index]
                 d_weights = self._weights(by_name, direction)
                 direction.backward(
-                    weights, batch, saved, d_current, d_final, d_initial, part, d_weights
+                    weights, batch, saved, d_current, d_final, d_initial, part, d_weights, d_states
                 )
                 tape.saved[direction.index] = None
                 d_input = part if d_input is None or part is None else d_input + part
             mask = tape.masks[layer]
             d_current = d_input if mask is None or d_input is None else d_input * mask
-        return Gradients(d_current, self._states_out(d_initial), by_name, vector)
+        return Gradients(d_current, self._states_out(d_initial), by_name, vector, every)
 
 
 class RNN(Recurrent):

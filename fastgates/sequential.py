@@ -48,6 +48,7 @@ class Scaling(Module):
         scale = real_array("scale", scale, (("size", self.size),))
         self.inverse = bool(inverse)
         super().__init__({"mean": (self.size,), "scale": (self.size,)})
+        self._tiled: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
         self.load_state_dict({"mean": mean, "scale": scale})
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -84,12 +85,21 @@ class Scaling(Module):
         if self._device != "cpu":
             return self._cuda().call(x)
         x = real_array("x", x, ("...", ("size", self.size)))
-        mean, scale = self.parameters["mean"], self.parameters["scale"]
-        return x * scale + mean if self.inverse else (x - mean) / scale
+        mean, scale = self._vector[: self.size], self._vector[self.size :]
+        shape = x.shape
+        if x.ndim > 2:  # a few features in the innermost loop would take longer than the rest
+            key = (self._version, shape[-2])
+            if self._tiled is None or self._tiled[0] != key:
+                self._tiled = (key, np.tile(mean, shape[-2]), np.tile(scale, shape[-2]))
+            _, mean, scale = self._tiled
+            x = x.reshape(*shape[:-2], mean.size)
+        y = np.multiply(x, scale) if self.inverse else np.subtract(x, mean)
+        result = np.add(y, mean, out=y) if self.inverse else np.divide(y, scale, out=y)
+        return result.reshape(shape)
 
     def gradient(self, d_output: np.ndarray) -> np.ndarray:
         """Return the gradient with respect to the input."""
-        scale = self.parameters["scale"]
+        scale = self._vector[self.size :]
         return d_output * scale if self.inverse else d_output / scale
 
 
@@ -359,6 +369,7 @@ class Sequential(Module):
         d_output: Any = None,
         d_final_state: Sequence[State] | None = None,
         input_gradient: bool = True,
+        state_gradients: bool = False,
     ) -> Gradients:
         """Back-propagate through all modules.
 
@@ -372,12 +383,15 @@ class Sequential(Module):
             A gradient for the final state of each recurrent layer; None for zero.
         input_gradient : bool
             Whether the gradient with respect to `x` is wanted.
+        state_gradients : bool
+            Whether the gradients with respect to the states after every step are wanted, see
+            :meth:`fastgates.Recurrent.backward`.
 
         Returns
         -------
         Gradients
-            With ``parameters`` by ``place.name``, and ``initial_state`` a tuple with an entry for
-            each recurrent layer.
+            With ``parameters`` by ``place.name``, and ``initial_state`` (and ``states``) a tuple
+            with an entry for each recurrent layer.
 
         Raises
         ------
@@ -398,6 +412,7 @@ class Sequential(Module):
             d_x = np.where(tape.past_end[..., None], 0, d_x)
         vectors: list[np.ndarray] = []
         d_initial: list[State] = []
+        d_every: list[State] = []
         for place in reversed(range(len(self.modules))):
             module, step = self.modules[place], tape.steps[place]
             wanted = place > 0 or input_gradient
@@ -406,8 +421,9 @@ class Sequential(Module):
                 if place == self._last_recurrent and not self.return_sequences:
                     d_state = _add_to_last(module, tape.states[-1], d_state, d_x)
                     d_x = None
-                gradients = module.backward(step, d_x, d_state, wanted)
+                gradients = module.backward(step, d_x, d_state, wanted, state_gradients)
                 d_initial.append(gradients.initial_state)
+                d_every.append(gradients.states)
             elif isinstance(module, Dense):
                 if d_x is None:
                     d_x = np.zeros(step.y.shape, np.float32)
@@ -420,7 +436,8 @@ class Sequential(Module):
         vector = np.concatenate(vectors[::-1])
         if d_x is not None and not input_gradient:
             d_x = None
-        return Gradients(d_x, tuple(d_initial[::-1]), self._split(vector), vector)
+        every = tuple(d_every[::-1]) if state_gradients else None
+        return Gradients(d_x, tuple(d_initial[::-1]), self._split(vector), vector, every)
 
 
 def _hidden(state: State) -> np.ndarray:
@@ -449,8 +466,8 @@ def _add_to_last(layer: Recurrent, state: State, d_state: State, d_last: Any) ->
     d_hidden = np.zeros(shape, np.float32)
     if d_state is not None:
         d_hidden += _hidden(d_state)
-    parts = np.split(d_last, layer.num_directions, axis=-1)
-    d_hidden[-layer.num_directions :] += np.stack(parts)
+    top = d_last.reshape(shape[1], layer.num_directions, layer.hidden_size)
+    d_hidden[-layer.num_directions :] += top.swapaxes(0, 1)
     if not isinstance(state, tuple):
         return d_hidden
     others = [np.zeros(shape, np.float32) for _ in state[1:]] if d_state is None else d_state[1:]

@@ -632,15 +632,14 @@ class Trainer:
     def _load(self, facts: dict[str, Any]) -> bool:
         """Go on from the checkpoint; return whether nothing is left to do."""
         state, arrays = _checkpoint.read(self.checkpoint)
+        before = state.get("facts", {})
+        different = [name for name in facts if before.get(name) != facts[name]]
+        if different:
+            found = "; ".join(f"{k} was {before.get(k)!r}, is {facts[k]!r}" for k in different)
+            raise _checkpoint.CheckpointError(
+                f"{self.checkpoint}: the training that it is of is another: {found}"
+            )
         try:
-            different = [name for name in facts if state["facts"][name] != facts[name]]
-            if different:
-                found = "; ".join(
-                    f"{name} was {state['facts'][name]!r}, is {facts[name]!r}" for name in different
-                )
-                raise _checkpoint.CheckpointError(
-                    f"{self.checkpoint}: the training that it is of is another: {found}"
-                )
             self.optimizer.load_state_dict(
                 state["optimizer"] | {"buffers": [_under("optimizer", arrays)]}
             )
@@ -663,7 +662,7 @@ class Trainer:
             self.best_loss = math.inf if best is None else best
             self.best_epoch = state["best_epoch"]
             self._sums = _Sums(**state["sums"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise _checkpoint.CheckpointError(
                 f"{self.checkpoint}: it is damaged: {error!r}"
             ) from None

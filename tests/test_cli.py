@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import fastgates
-from fastgates import _extras, cli, forecasting
+from fastgates import _extras, forecasting
 from fastgates._tables import read_columns
+from fastgates.commands import info
 
 needs_files = pytest.mark.skipif(_extras.version("safetensors") is None, reason="extra 'files'")
 needs_plot = pytest.mark.skipif(_extras.version("matplotlib") is None, reason="extra 'plot'")
@@ -373,7 +374,7 @@ def test_failures_of_the_machine_are_one_line(run, monkeypatch, error, message):
     def failing(arguments):
         raise error
 
-    monkeypatch.setattr(cli, "_info", failing)
+    monkeypatch.setattr(info, "_run", failing)
     refused(run("info"), message)
 
 

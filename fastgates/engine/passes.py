@@ -311,6 +311,7 @@ class Direction:
         d_initial: np.ndarray,
         d_input: np.ndarray | None,
         d_weights: tuple[np.ndarray | None, ...],
+        d_states: np.ndarray | None = None,
     ) -> None:
         """Run back-propagation; fill `d_initial`, `d_input` and `d_weights`. Uses `saved` up.
 
@@ -322,6 +323,9 @@ class Direction:
         d_weights : tuple of ndarray
             Gradients of weight_ih, weight_hh, bias_ih, bias_hh in PyTorch's shapes; biases may be
             None.
+        d_states : ndarray, shape (N, layers * directions, B, T, H), optional
+            Of zeros; this direction's part is filled with the gradients of the states after each
+            step. All results are the same bits, but the kernel is called for each step.
         """
         call = saved.call + prepared.call
         start = 4 * self.index * d_initial[0, 0].size
@@ -339,6 +343,9 @@ class Direction:
             row = batch.size * width
             piece = min(piece, max(1, _SOURCES_FLOATS // row, batch.longest // _MOST_PIECES))
             sources = aligned_empty(piece * row)
+        if d_states is not None:
+            piece = 1
+            self._fill_last_states(d_states[:, self.index], batch, d_output, d_final)
         d_carried = None
         if piece < longest:
             states, size, _ = self._carried_shape(batch)
@@ -373,7 +380,47 @@ class Direction:
                     call[FIELD["sources"]] = address(sources) - 4 * (first - begin) * row
                 self._run_backward(call, batch, min(piece, end - first))
                 weights.add(_STEPS, call[_STEPS])
+                if d_states is not None and d_carried is not None and first > 0:
+                    self._add_carried(d_states[:, self.index], batch, d_carried, first - 1)
         self._spare[:] = [kept]
+
+    def _fill_last_states(
+        self,
+        d_states: np.ndarray,
+        batch: Batch,
+        d_output: np.ndarray | None,
+        d_final: np.ndarray | None,
+    ) -> None:
+        """Fill the gradients of the states (N, B, T, H) with what comes from outside."""
+        if d_output is not None:
+            columns = slice(self.column, self.column + self.hidden_size)
+            for row, length in zip(batch.order, batch.sorted_lengths, strict=True):
+                d_states[0, row, :length] = d_output[row, :length, columns]
+        if d_final is not None:
+            rows = batch.order[batch.sorted_lengths == batch.longest]
+            last = 0 if self.reverse else batch.longest - 1
+            d_states[:, rows, last] += d_final[:, self.index, rows]
+
+    def _add_carried(
+        self, d_states: np.ndarray, batch: Batch, d_carried: np.ndarray, step: int
+    ) -> None:
+        """Add what the steps after `step` give to the gradients of the states after it.
+
+        At the last step of a sequence shorter than others that is its final state's gradient, which
+        waits in its row.
+        """
+        rows, times = self._rows_of_step(batch, step)
+        d_states[:, rows, times] += d_carried[: self._n_states, : rows.size, : self.hidden_size]
+
+    def _rows_of_step(self, batch: Batch, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of the batch that still run at a step, in the order of positions.
+
+        Also the time of that step in each row.
+        """
+        lengths = batch.sorted_lengths
+        active = int(np.searchsorted(-lengths, -step, side="left"))
+        times = lengths[:active] - 1 - step if self.reverse else np.full(active, step)
+        return batch.order[:active], times
 
     def _run_forward(self, call: np.ndarray, batch: Batch, steps: int) -> None:
         """Run the kernel of the forward pass for a piece of so many steps."""
@@ -458,6 +505,36 @@ class Direction:
             cells = saved.kept[1].reshape(-1, size, self._n_states - 1, width)
             carried[1:] = cells[steps - 1].transpose(1, 0, 2)
         return carried
+
+    def trajectory(
+        self, batch: Batch, saved: Saved, output: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, ...]]:
+        """Return copies of what a forward pass kept, in the order of time.
+
+        Without segments, before :meth:`backward`.
+
+        Returns
+        -------
+        slots : dict of ndarray, shape (B, T, H)
+            What the cell's equations left in each slot, by its name: activated gates.
+        states : tuple of ndarray, shape (B, T, H)
+            Each state variable after each step. All are 0 past the end of a sequence.
+        """
+        width, hidden, size = self.n_blocks * LANES, self.hidden_size, batch.size
+        names, others = self.cell.slots, self._n_states - 1
+        kept = saved.kept[0].reshape(batch.longest, size, self._slot_row)
+        cells = saved.kept[1].reshape(batch.longest, size, others, width)
+        shape = (size, batch.time, hidden)
+        slots = {name: np.zeros(shape, np.float32) for name in names}
+        states = tuple(np.zeros(shape, np.float32) for _ in range(others))
+        for step in range(batch.longest):
+            rows, times = self._rows_of_step(batch, step)
+            for place, name in enumerate(names):
+                units = slice(place * width, place * width + hidden)
+                slots[name][rows, times] = kept[step, : rows.size, units]
+            for place, state in enumerate(states):
+                state[rows, times] = cells[step, : rows.size, place, :hidden]
+        return slots, (output[..., self.column : self.column + hidden], *states)
 
     def new_carried(self, batch: Batch) -> np.ndarray:
         """Return an array for states that are carried between pieces, (N, B, Hp), of zeros."""
