@@ -9,6 +9,7 @@ import numpy as np
 
 __all__ = [
     "FLOAT32",
+    "check_shape",
     "is_ready",
     "positive_integer",
     "positive_number",
@@ -81,7 +82,15 @@ def real_array(name: str, value: Any, shape: Sequence[Axis], *, copy: bool = Fal
         raise TypeError(f"{name} must be an array, or a tensor on the CPU: {error}") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    sizes, axes = array.shape, shape
+    check_shape(name, array.shape, shape)
+    if copy:
+        return np.array(array, dtype=np.float32, order="C")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def check_shape(name: str, sizes: tuple[int, ...], shape: Sequence[Axis]) -> None:
+    """Check the shape of an array, see :func:`real_array`."""
+    got, axes = sizes, shape
     if axes[0] == "...":
         axes = axes[1:]
         sizes = sizes[max(0, len(sizes) - len(axes)) :]
@@ -93,7 +102,4 @@ def real_array(name: str, value: Any, shape: Sequence[Axis], *, copy: bool = Fal
     if not fits:
         parts = [axis if isinstance(axis, str) else f"{axis[0]}={axis[1]}" for axis in shape]
         wanted = ", ".join(parts) + ("," if len(parts) == 1 else "")
-        raise ValueError(f"{name} must have shape ({wanted}), got {array.shape}")
-    if copy:
-        return np.array(array, dtype=np.float32, order="C")
-    return np.ascontiguousarray(array, dtype=np.float32)
+        raise ValueError(f"{name} must have shape ({wanted}), got {got}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -104,9 +104,53 @@ class Module:
         self._shapes = dict(shapes)
         self._vector = np.zeros(sum(math.prod(s) for s in shapes.values()), np.float32)
         self._version = 0  # counts changes, so that packed weights know when they are stale
+        self._device = "cpu"
+        self._on_device: Any = None  # what the device's backend keeps of the module
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_program": None}
+        return self.__dict__ | {"_on_device": None, "_program": None}
+
+    @property
+    def device(self) -> str:
+        """Where the passes run: "cpu" or "cuda"."""
+        return self._device
+
+    def _followers(self) -> Iterable[Module]:
+        """Return the modules that go to a device with this one."""
+        return ()
+
+    def to(self, device: str) -> Self:
+        """Run the passes on another device from now on.
+
+        The parameters stay where they are, so ``state_dict``, files and optimisers go on as before;
+        a GPU gets a copy after each change.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+
+        Returns
+        -------
+        Module
+            This module, as in PyTorch.
+
+        Raises
+        ------
+        ValueError
+            If there is no such device.
+        MissingPackageError, RuntimeError
+            If a package or a GPU that it needs is absent; the message says what to install.
+        """
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
+        if device == "cuda":
+            from . import cuda
+
+            cuda.check()
+        for module in self._followers():
+            module.to(device)
+        self._device, self._on_device = device, None
+        return self
 
     def _bind(self, vector: np.ndarray) -> None:
         """Let the parameters live in `vector`, which holds their values."""

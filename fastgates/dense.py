@@ -91,8 +91,18 @@ class Dense(Module):
     def __repr__(self) -> str:
         return f"Dense({self.input_size}, {self.output_size}, {self.activation!r})"
 
+    def _cuda(self) -> Any:
+        """Return the passes on the GPU."""
+        if self._on_device is None:
+            from .cuda.modules import DensePasses
+
+            self._on_device = DensePasses(self)
+        return self._on_device
+
     def __call__(self, x: Any) -> np.ndarray:
         """Return the map of `x` (..., input_size), float32 of shape (..., output_size)."""
+        if self._device != "cpu":
+            return self._cuda().call(x)
         return self._map(real_array("x", x, self._shape_of_x()))
 
     def forward(self, x: Any) -> tuple[np.ndarray, DenseTape]:
@@ -104,6 +114,8 @@ class Dense(Module):
             Read-only, since the tape needs it.
         tape : DenseTape
         """
+        if self._device != "cpu":
+            return self._cuda().forward(x)
         x = real_array("x", x, self._shape_of_x(), copy=True)
         y = self._map(x)
         y.flags.writeable = False
@@ -125,6 +137,8 @@ class Dense(Module):
         RuntimeError
             If the tape was used before, or the parameters have changed since.
         """
+        if self._device != "cpu":
+            return self._cuda().backward(tape, d_output, input_gradient)
         if not isinstance(tape, DenseTape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:

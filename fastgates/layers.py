@@ -321,10 +321,10 @@ class Recurrent(Module):
         axes = ("batch_size", "time", ("input_size", self.input_size))
         return real_array("x", x, axes, copy=copy)
 
-    def _batch(self, x: np.ndarray, lengths: Any, resets: Any) -> passes.Batch:
-        size, time, _ = x.shape
-        if lengths is None and resets is None:
-            return passes.full_batch(size, time)
+    def _checked_lengths_and_resets(
+        self, size: int, time: int, lengths: Any, resets: Any
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return lengths as int64 and resets as uint8, None where they are."""
         if lengths is not None:
             lengths = np.asarray(lengths)
             if lengths.shape != (size,) or lengths.dtype.kind not in "iu":
@@ -345,7 +345,29 @@ class Recurrent(Module):
                     f"{resets.shape} of dtype {resets.dtype}"
                 )
             resets = resets.astype(np.uint8, order="C")
+        return lengths, resets
+
+    def _batch(self, x: np.ndarray, lengths: Any, resets: Any) -> passes.Batch:
+        size, time, _ = x.shape
+        if lengths is None and resets is None:
+            return passes.full_batch(size, time)
+        lengths, resets = self._checked_lengths_and_resets(size, time, lengths, resets)
         return passes.Batch.of(size, time, lengths, resets)
+
+    def _dropout_mask(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return factors for inputs of such a shape (B, T, features), or those of all steps."""
+        size, time, features = shape
+        shape = (size, 1 if self.variational else time, features)
+        kept = self._dropout_random.random(shape, np.float32) >= self.dropout
+        return kept * np.float32(1 / (1 - self.dropout))
+
+    def _cuda(self) -> Any:
+        """Return the passes on the GPU."""
+        if self._on_device is None:
+            from .cuda.recurrent import LayerPasses
+
+            self._on_device = LayerPasses(self)
+        return self._on_device
 
     # -- Passes -----------------------------------------------------------------------------------
 
@@ -392,6 +414,8 @@ class Recurrent(Module):
         ValueError, TypeError
             If an argument has the wrong shape, dtype or range.
         """
+        if self._device != "cpu":
+            return self._cuda().call(x, initial_state, lengths, resets, return_sequences)
         if return_sequences:
             output, final, _ = self._forward(x, initial_state, lengths, resets, keep=False)
             return output, final
@@ -440,6 +464,9 @@ class Recurrent(Module):
         ValueError, TypeError
             If an argument has the wrong shape, dtype or range.
         """
+        segment = None if segment is None else positive_integer("segment", segment)
+        if self._device != "cpu":
+            return self._cuda().forward(x, initial_state, lengths, resets, training, segment)
         output, final, tape = self._forward(
             x,
             initial_state,
@@ -447,7 +474,7 @@ class Recurrent(Module):
             resets,
             keep=True,
             training=training,
-            segment=None if segment is None else positive_integer("segment", segment),
+            segment=segment,
         )
         assert tape is not None
         return output, final, tape
@@ -474,10 +501,7 @@ class Recurrent(Module):
         for layer in range(self.num_layers):
             mask = None
             if layer > 0 and training and self.dropout > 0:
-                size, time, features = current.shape
-                shape = (size, 1 if self.variational else time, features)
-                kept = self._dropout_random.random(shape, np.float32) >= self.dropout
-                mask = kept * np.float32(1 / (1 - self.dropout))
+                mask = self._dropout_mask(current.shape)
                 current = current * mask
             shape = (batch.size, batch.time, self.num_directions * self.hidden_size)
             padded = lengths is not None
@@ -518,6 +542,8 @@ class Recurrent(Module):
         training: bool,
     ) -> tuple[np.ndarray, State, Tape]:
         """Run :meth:`forward` from states that were carried in; resets go to `initial_state`."""
+        if self._device != "cpu":
+            return self._cuda().forward(x, initial_state, None, resets, training, None, carried)
         output, final, tape = self._forward(
             x, initial_state, None, resets, keep=True, training=training, carried=carried
         )
@@ -529,6 +555,8 @@ class Recurrent(Module):
 
         The tape must be unused, of sequences of one length, without segments.
         """
+        if self._device != "cpu":
+            return self._cuda().states_after(tape, steps)
         states = []
         for direction, saved, output in zip(
             self._directions, tape.saved, tape.outputs, strict=True
@@ -657,6 +685,8 @@ class Recurrent(Module):
         ValueError, TypeError
             If the tape is another layer's, or a gradient has the wrong shape or dtype.
         """
+        if self._device != "cpu":
+            return self._cuda().backward(tape, d_output, d_final_state, input_gradient)
         if not isinstance(tape, Tape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:
