@@ -15,7 +15,7 @@ from .._series import batches
 from .._tables import DataError
 from ..dense import Dense
 from ..layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, State
-from ..losses import Loss, check_labels
+from ..losses import Loss, NothingCountsError, check_labels
 from ..sequential import Scaling, Sequential
 from ._states import EstimatedState, LearnedState, States
 
@@ -296,7 +296,7 @@ class Model(Module):
 
     def _gradients(self, vectors: list[np.ndarray], d_states: Any) -> Gradients:
         vector = vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
-        return Gradients(None, d_states, self._split(vector), vector)
+        return Gradients(None, d_states, vector, self._shapes)
 
     # -- Checks ------------------------------------------------------------------------------------
 
@@ -355,7 +355,25 @@ class Model(Module):
         weight = data.sample_weight
         if weight is not None and not (np.isfinite(weight).all() and (weight >= 0).all()):
             raise DataError("sample_weight must hold finite numbers of at least 0")
+        if targets:
+            self._check_counts(data)
         return data
+
+    def _check_counts(self, data: Sequences) -> None:
+        y, lengths, weight, washout = self._targets(data)
+        if weight is None and not washout:
+            return
+        counts = np.ones((len(data), 1)) if weight is None else weight.reshape(len(data), -1)
+        if lengths is not None or washout:
+            steps = np.arange(y.shape[1])
+            counts = counts * (steps >= washout)
+            if lengths is not None:
+                counts = counts * (steps < lengths[:, None])
+        if not counts.any():
+            raise DataError(
+                f"nothing counts in the loss: lengths, sample_weight and washout={washout} leave "
+                "no step"
+            )
 
     def _check_labels(self, labels: np.ndarray, lengths: np.ndarray | None) -> None:
         if lengths is not None:
@@ -407,7 +425,10 @@ class Model(Module):
             Checked, with targets.
         """
         y, lengths, weight, washout = self._targets(data)
-        return self.loss.weighted(output, self._scaled_targets(y), lengths, weight, washout)
+        try:
+            return self.loss.weighted(output, self._scaled_targets(y), lengths, weight, washout)
+        except NothingCountsError:  # a minibatch of short sequences, say: it has no say
+            return 0.0, np.zeros(output.shape, np.float32), 0.0
 
     def gradients(self, data: Sequences, training: bool = True) -> tuple[float, Gradients, float]:
         """Return the loss of checked data, its gradients, and the sum of weights.
