@@ -121,6 +121,11 @@ class _Strand:
 
 def _as_model(model: Model) -> Recurrent | Sequential:
     if isinstance(model, Recurrent | Sequential):
+        if model.device != "cpu":
+            raise ValueError(
+                'model must be on the CPU, to which to("cpu") brings it, '
+                f"got device {model.device!r}"
+            )
         return model
     deployable = getattr(model, "to_sequential", None)
     if deployable is None:

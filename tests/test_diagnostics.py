@@ -506,6 +506,17 @@ def test_wrong_use(call, error, words):
         call()
 
 
+def test_another_device_is_refused(monkeypatch):
+    layer, model = fg.GRU(1, 2, seed=0), fg.Sequential(fg.GRU(1, 2, seed=0))
+    for module in (layer, model):
+        _, _, tape = module.forward(ONES)
+        monkeypatch.setattr(module, "_device", "cuda")
+        with pytest.raises(ValueError, match="model must be on the CPU"):
+            examine(module, ONES)
+        with pytest.raises(ValueError, match="state_gradients must be False"):
+            module.backward(tape, state_gradients=True)
+
+
 def test_one_step_says_nothing():
     found = examine(fg.GRU(1, 3, seed=0), np.ones((2, 1, 1)))
     assert "one step" in found.verdict
