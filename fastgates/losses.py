@@ -348,7 +348,8 @@ def _mean(
         if weights is None:
             loss, slope = entries(error)
             slope *= 1.0 / error.size
-            return float(np.mean(loss)), slope.astype(np.float32), float(error.size)
+            mean = float(np.add.reduce(loss, axis=None)) / error.size
+            return mean, slope.astype(np.float32), float(error.size)
         weights = np.broadcast_to(weights, error.shape)
         loss, slope = entries(np.where(weights > 0, error, 0.0))
         total = float(weights.sum())

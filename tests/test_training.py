@@ -242,6 +242,21 @@ def test_ctrl_c_ends_the_step_and_keeps_the_best(tmp_path):
     assert fingerprint(train(path, resume=True)) == fingerprint(train())
 
 
+def test_a_second_ctrl_c_raises_and_keeps_the_best():
+    class Impatient(fg.training.Callback):
+        def on_step_end(self, trainer):
+            if trainer.step == 13:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    job = trainer(callbacks=[Impatient()])
+    data, validation = sequences().split(0.25)
+    with pytest.raises(KeyboardInterrupt):
+        job.fit(data, validation)
+    assert job.model.evaluate(validation) == job.best_loss
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_in_another_thread_signals_are_left_alone():
     jobs = []
     thread = threading.Thread(target=lambda: jobs.append(fit()))
@@ -375,6 +390,17 @@ def test_divergence_keeps_the_best_weights_of_validation():
     with pytest.raises(DivergenceError, match="the model has the weights of epoch 2"):
         job.fit(data, validation)
     assert job.model.evaluate(validation) == job.best_loss
+
+
+def test_divergence_in_the_first_step_leaves_the_weights():
+    data = sequences().replace(y=np.full((40, 1), 1e200))
+    job = fg.Trainer(model(scale_outputs=False))
+    before = job.model.parameter_vector.copy()
+    with pytest.raises(
+        DivergenceError, match=r"step 1: loss inf, .*before: none\..*the weights it had"
+    ):
+        job.fit(data)
+    assert np.array_equal(job.model.parameter_vector, before)
 
 
 def test_divergence_of_the_validation():

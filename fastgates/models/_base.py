@@ -14,6 +14,7 @@ from .._sequences import Sequences, check_finite, moments
 from .._series import batches
 from .._tables import DataError
 from ..dense import Dense
+from ..engine.linear import softmax_rows
 from ..layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, State
 from ..losses import Loss, NothingCountsError, check_labels
 from ..sequential import Scaling, Sequential
@@ -177,6 +178,9 @@ class Model(Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._adopt()
+
+    def _followers(self) -> list[Module]:
+        return [*self._networks().values(), *self._scalings().values()]
 
     def __repr__(self) -> str:
         inner = ", ".join(f"{name}={part!r}" for name, part in self._networks().items())
@@ -468,7 +472,7 @@ class Model(Module):
             part = data.take(rows)
             output = self._run(part)
             if self.loss.classifies:
-                output = _softmax(output)
+                output = softmax_rows(output.reshape(-1, self.output_size)).reshape(output.shape)
             elif back is not None:
                 output = back(output)
             parts.append(self._without_padding(output, part))
@@ -494,12 +498,6 @@ def set_scaling(scaling: Scaling, mean: np.ndarray, scale: np.ndarray) -> None:
             "the numbers are too large or too small for float32; give them in another unit"
         )
     scaling.load_state_dict(values)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponential = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    exponential /= exponential.sum(axis=-1, keepdims=True)
-    return exponential
 
 
 def check_network(name: str, network: Any, loss: Loss) -> None:

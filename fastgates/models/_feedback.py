@@ -643,8 +643,8 @@ class EncoderDecoder(Model):
     # -- Scaling and checks ------------------------------------------------------------------------
 
     def _scalings(self) -> dict[str, Scaling]:
-        future = getattr(self, "future_scaling", None)
-        return super()._scalings() | ({} if future is None else {"future_scaling": future})
+        future = {} if self.future_scaling is None else {"future_scaling": self.future_scaling}
+        return super()._scalings() | future
 
     def _fit_scaling(self, data: Sequences) -> None:
         if not self.feedback:
