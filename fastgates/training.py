@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import math
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -234,8 +235,9 @@ class Trainer:
         Of that order.
     callbacks : sequence
         :class:`Callback` objects, or functions that take the trainer after each epoch.
-    progress : bool
-        Whether a bar shows loss, gradient norm, learning rate and validation loss on stderr.
+    progress : bool or str
+        Whether a bar shows loss, gradient norm, learning rate and validation loss on stderr; a text
+        is its label.
     checkpoint : path, optional
         A file that is replaced, whole or not at all, at intervals and at the end.
     checkpoint_epochs, checkpoint_steps : int, optional
@@ -279,7 +281,7 @@ class Trainer:
         shuffle: bool = True,
         seed: int = 0,
         callbacks: Sequence[Callback | Callable[[Trainer], None]] = (),
-        progress: bool = False,
+        progress: bool | str = False,
         checkpoint: Any = None,
         checkpoint_epochs: int | None = 1,
         checkpoint_steps: int | None = None,
@@ -330,7 +332,7 @@ class Trainer:
                     f"callbacks must have one of {', '.join(_EVENTS)} or be functions, "
                     f"got {type(callback).__name__}"
                 )
-        self.progress = bool(progress)
+        self.progress = progress if isinstance(progress, str) else bool(progress)
         self.checkpoint = checkpoint
         self.checkpoint_epochs, self.checkpoint_steps = (
             None if value is None else positive_integer(name, value)
@@ -632,15 +634,14 @@ class Trainer:
     def _load(self, facts: dict[str, Any]) -> bool:
         """Go on from the checkpoint; return whether nothing is left to do."""
         state, arrays = _checkpoint.read(self.checkpoint)
+        before = state.get("facts", {})
+        different = [name for name in facts if before.get(name) != facts[name]]
+        if different:
+            found = "; ".join(f"{k} was {before.get(k)!r}, is {facts[k]!r}" for k in different)
+            raise _checkpoint.CheckpointError(
+                f"{self.checkpoint}: the training that it is of is another: {found}"
+            )
         try:
-            different = [name for name in facts if state["facts"][name] != facts[name]]
-            if different:
-                found = "; ".join(
-                    f"{name} was {state['facts'][name]!r}, is {facts[name]!r}" for name in different
-                )
-                raise _checkpoint.CheckpointError(
-                    f"{self.checkpoint}: the training that it is of is another: {found}"
-                )
             self.optimizer.load_state_dict(
                 state["optimizer"] | {"buffers": [_under("optimizer", arrays)]}
             )
@@ -663,7 +664,7 @@ class Trainer:
             self.best_loss = math.inf if best is None else best
             self.best_epoch = state["best_epoch"]
             self._sums = _Sums(**state["sums"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise _checkpoint.CheckpointError(
                 f"{self.checkpoint}: it is damaged: {error!r}"
             ) from None
@@ -698,13 +699,18 @@ class _Bar:
     def __init__(self, trainer: Trainer, last_epoch: int) -> None:
         self._trainer = trainer
         self._bar: Any = None
-        self._shown = 0.0
+        # Text costs more than a step of a small network, and stays where it is no terminal.
+        self._interval = 0.1 if sys.stderr.isatty() else 5.0
+        self._shown = time.perf_counter()
         if trainer.progress:
             from tqdm import tqdm
 
             total = (last_epoch - trainer._first_epoch) * trainer.steps_per_epoch
             done = trainer.step - trainer._first_epoch * trainer.steps_per_epoch
-            self._bar = tqdm(total=total, initial=max(0, done), unit="step", dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total, initial=max(0, done), unit="step", dynamic_ncols=True,
+                mininterval=self._interval,
+            )  # fmt: skip
 
     def __enter__(self) -> _Bar:
         return self
@@ -718,14 +724,15 @@ class _Bar:
         if self._bar is None:
             return
         now = time.perf_counter()
-        if now - self._shown > 0.1:  # text costs more than a step of a small network
+        if now - self._shown > self._interval:
             self._shown = now
             self._show()
 
     def _show(self) -> None:
         trainer = self._trainer
         first = trainer._first_epoch * trainer.steps_per_epoch
-        self._bar.set_description(f"epoch {trainer.epoch}", refresh=False)
+        label = f"{trainer.progress}, " if isinstance(trainer.progress, str) else ""
+        self._bar.set_description(f"{label}epoch {trainer.epoch}", refresh=False)
         figures = {
             "loss": f"{trainer.loss:.4g}",
             "norm": f"{trainer.gradient_norm:.3g}",

@@ -234,6 +234,7 @@ RNN = register(
         states=("h",),
         forward=forward_rnn,
         backward=backward_rnn,
+        equations=step_rnn,
         functions=("tanh",),
     )
 )
@@ -248,6 +249,8 @@ GRU = register(
         states=("h",),
         forward=forward_gru,
         backward=backward_gru,
+        equations=step_gru,
+        first_equations=first_step_gru,
         functions=("sigmoid", "tanh"),
     )
 )
@@ -262,6 +265,7 @@ GRU_RESET_AFTER = register(
         states=("h",),
         forward=forward_gru_after,
         backward=backward_gru_after,
+        equations=step_gru_after,
         functions=("sigmoid", "tanh"),
     )
 )
@@ -276,6 +280,7 @@ LSTM = register(
         states=("h", "c"),
         forward=forward_lstm,
         backward=backward_lstm,
+        equations=step_lstm,
         functions=("sigmoid", "tanh", "tanh"),
         unit_weights=((0, 1, 0), (1, 1, 0), (3, 1, 1)),
     )
@@ -291,6 +296,7 @@ LSTM_COUPLED = register(
         states=("h", "c"),
         forward=forward_coupled,
         backward=backward_coupled,
+        equations=step_coupled,
         functions=("sigmoid", "tanh", "tanh"),
         unit_weights=((0, 1, 0), (2, 1, 1)),
     )

@@ -1,43 +1,25 @@
-"""Sequence models: scaling, a recurrent network, a loss, as one module with one flat vector.
-
-A model holds networks (:class:`fastgates.Sequential`) that work in scaled units, learns the scaling
-of inputs and outputs from training data, and knows what a batch of :class:`fastgates.Sequences`
-means: which targets, which initial state, which steps count. There are three kinds:
-
-- :class:`SequenceModel`: an output for each sequence (many-to-one) or each step (many-to-many);
-- :class:`FreeRunModel`: the output is the next input, so that a start makes a whole series
-  (one-to-many), with or without further inputs;
-- :class:`EncoderDecoder`: one network reads the past, another makes the steps of a horizon.
-
-All have what the training loop asks for: ``check(data)``, errors at the door; ``forward(data)``,
-``loss_of(output, data)`` and ``backward(tape, d_output)``, a training step in three parts;
-``gradients(data)``, all three; ``predict(...)``, in the user's units.
-
-Letters in shape comments: N sequences, B batch size, T time, C input features, O targets,
-Q outputs for each target (quantiles, else 1), E further inputs, H horizon.
-"""
+"""What all models have: parts in one flat vector, scaling, initial states, checks, evaluation."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from . import cells
-from ._checks import positive_integer
-from ._parameters import Gradients, Module
-from ._sequences import Sequences, check_finite, moments
-from ._series import batches
-from ._tables import DataError
-from .dense import Dense
-from .initialization import Scheme, initialize
-from .layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, State
-from .losses import Loss, check_labels
-from .sequential import Scaling, Sequential, SequentialTape
+from .. import cells
+from .._checks import positive_integer
+from .._parameters import Gradients, Module
+from .._sequences import Sequences, check_finite, moments
+from .._series import batches
+from .._tables import DataError
+from ..dense import Dense
+from ..layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, State
+from ..losses import Loss, check_labels
+from ..sequential import Scaling, Sequential
+from ._states import EstimatedState, LearnedState, States
 
-__all__ = ["LAYERS", "Model", "SequenceModel", "make_layer"]
+__all__ = ["LAYERS", "Model", "check_network", "check_states", "make_layer", "no_scaling", "seeds"]
 
 INITIAL_STATES = ("zero", "given", "learned", "estimated")
 
@@ -89,111 +71,6 @@ def make_layer(
     return Recurrent(cell, input_size, hidden_size, num_layers, **own)
 
 
-# -- Initial states --------------------------------------------------------------------------------
-
-
-class _States:
-    """The states of some recurrent layers as one array (B, size), and back."""
-
-    def __init__(self, layers: Sequence[Recurrent]) -> None:
-        self.layers = [
-            (len(layer.cell.states), layer.num_layers * layer.num_directions, layer.hidden_size)
-            for layer in layers
-        ]
-        self.size = sum(count * stack * hidden for count, stack, hidden in self.layers)
-
-    def split(self, flat: np.ndarray) -> tuple[State, ...]:
-        """Return the state of each layer."""
-        start, states = 0, []
-        for count, stack, hidden in self.layers:
-            parts = []
-            for _ in range(count):
-                end = start + stack * hidden
-                parts.append(flat[:, start:end].reshape(len(flat), stack, hidden).swapaxes(0, 1))
-                start = end
-            states.append(tuple(parts) if count > 1 else parts[0])
-        return tuple(states)
-
-    def join(self, states: Sequence[State]) -> np.ndarray:
-        """Return the reverse of :meth:`split`."""
-        parts = [
-            part.swapaxes(0, 1).reshape(part.shape[1], -1)
-            for state in states
-            for part in (state if isinstance(state, tuple) else (state,))
-        ]
-        return np.concatenate(parts, axis=1)
-
-
-class _LearnedState(Module):
-    """One initial state for all sequences, trained; 0 at first."""
-
-    def __init__(self, states: _States) -> None:
-        super().__init__({"state": (states.size,)})
-        self._states = states
-
-    def forward(self, batch_size: int) -> tuple[State, ...]:
-        return self._states.split(np.broadcast_to(self._vector, (batch_size, self._states.size)))
-
-    def backward(self, d_states: Sequence[State]) -> np.ndarray:
-        total = self._states.join(d_states).sum(axis=0, dtype=np.float64)
-        return total.astype(np.float32)
-
-
-class _EstimatedState(Module):
-    """An initial state from a linear map of what the first steps hold, trained."""
-
-    def __init__(self, states: _States, steps: int, features: int, seed: int | None) -> None:
-        self._states = states
-        self.steps = steps
-        self._map = Dense(steps * features, states.size, seed=seed)
-        super().__init__({name: value.shape for name, value in self._map.parameters.items()})
-        self._vector[:] = self._map.parameter_vector
-        self._map._bind(self._vector)
-
-    def _bind(self, vector: np.ndarray) -> None:
-        super()._bind(vector)
-        self._map._bind(vector)
-
-    def _changed(self) -> None:
-        super()._changed()
-        self._map._changed()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._map._bind(self._vector)
-
-    def _first(self, features: Sequence[np.ndarray], lengths: np.ndarray | None) -> np.ndarray:
-        """Return (B, steps * features), 0 past the ends."""
-        size = len(features[0])
-        width = sum(each.shape[-1] for each in features)
-        first = np.zeros((size, self.steps, width), np.float32)
-        column = 0
-        for each in features:
-            steps = min(self.steps, each.shape[1])
-            first[:, :steps, column : column + each.shape[-1]] = each[:, :steps]
-            column += each.shape[-1]
-        if lengths is not None:
-            first[np.arange(self.steps) >= lengths[:, None]] = 0
-        return first.reshape(size, -1)
-
-    def __call__(
-        self, features: Sequence[np.ndarray], lengths: np.ndarray | None
-    ) -> tuple[State, ...]:
-        return self._states.split(self._map(self._first(features, lengths)))
-
-    def forward(
-        self, features: Sequence[np.ndarray], lengths: np.ndarray | None
-    ) -> tuple[tuple[State, ...], Any]:
-        flat, tape = self._map.forward(self._first(features, lengths))
-        return self._states.split(flat), tape
-
-    def backward(self, tape: Any, d_states: Sequence[State]) -> np.ndarray:
-        return self._map.backward(tape, self._states.join(d_states), False).parameter_vector
-
-
-# -- What all models have --------------------------------------------------------------------------
-
-
 class Model(Module):
     """Base of the models: parts in one flat vector, scaling, initial states, evaluation.
 
@@ -214,6 +91,10 @@ class Model(Module):
         Features that are scaled as inputs.
     scale_inputs, scale_outputs : bool
     """
+
+    #: Whether targets are those of the steps of the inputs, so that lengths hold for them too.
+    per_step = True
+    _target_axes = 3  # of numbers; labels have one less
 
     def __init__(
         self,
@@ -251,18 +132,18 @@ class Model(Module):
         scale_outputs = (not self.loss.classifies) if scale_outputs is None else scale_outputs
         if scale_outputs and self.loss.classifies:
             raise ValueError("scale_outputs must be False for cross_entropy: labels have no scale")
-        self.input_scaling = _no_scaling(inputs) if scale_inputs and inputs else None
-        self.output_scaling = _no_scaling(self.target_size) if scale_outputs else None
+        self.input_scaling = no_scaling(inputs) if scale_inputs and inputs else None
+        self.output_scaling = no_scaling(self.target_size) if scale_outputs else None
         self.scaled = False
         self.estimate_from_targets = bool(estimate_from_targets)
         self._state: Any = None
-        states = _States(starting.recurrent)
+        states = States(starting.recurrent)
         if initial_state == "learned":
-            self._state = _LearnedState(states)
+            self._state = LearnedState(states)
         elif initial_state == "estimated":
             steps = positive_integer("estimation_steps", estimation_steps)
             features = inputs + self.target_size * self.estimate_from_targets
-            self._state = _EstimatedState(states, steps, features, seed)
+            self._state = EstimatedState(states, steps, features, seed)
         self._parts: dict[str, Module] = dict(parts)
         if self._state is not None:
             self._parts["initial_state"] = self._state
@@ -355,10 +236,10 @@ class Model(Module):
 
     def _fit_scaling(self, data: Sequences) -> None:
         if self.input_scaling is not None:
-            _set_scaling(self.input_scaling, *moments(data.x, data.lengths))
+            set_scaling(self.input_scaling, *moments(data.x, data.lengths))
         if self.output_scaling is not None:
-            per_step = data.lengths is not None and data.y.ndim == 3
-            _set_scaling(self.output_scaling, *moments(data.y, data.lengths if per_step else None))
+            lengths = data.lengths if self.per_step else None
+            set_scaling(self.output_scaling, *moments(data.y, lengths))
 
     def _scaled_inputs(self, x: Any) -> Any:
         return x if self.input_scaling is None or x is None else self.input_scaling(x)
@@ -385,7 +266,7 @@ class Model(Module):
         ValueError
             If this model's initial state is not learned.
         """
-        if not isinstance(self._state, _LearnedState):
+        if not isinstance(self._state, LearnedState):
             raise ValueError(f"only a learned initial state is known, got {self.initial_state!r}")
         return self._state.forward(batch_size)
 
@@ -395,9 +276,9 @@ class Model(Module):
         """Return the initial states for scaled inputs and targets, and their tape."""
         if self.initial_state == "given":
             return data.initial_state, None
-        if isinstance(self._state, _LearnedState):
+        if isinstance(self._state, LearnedState):
             return self._state.forward(len(data)), None
-        if isinstance(self._state, _EstimatedState):
+        if isinstance(self._state, EstimatedState):
             features = [] if x is None else [x]
             features += [y] if self.estimate_from_targets else []
             if keep:
@@ -407,15 +288,15 @@ class Model(Module):
 
     def _start_gradient(self, tape: Any, d_states: Sequence[State]) -> list[np.ndarray]:
         """Return the gradient of the parameters of the initial state, in a list."""
-        if isinstance(self._state, _LearnedState):
+        if isinstance(self._state, LearnedState):
             return [self._state.backward(d_states)]
-        if isinstance(self._state, _EstimatedState):
+        if isinstance(self._state, EstimatedState):
             return [self._state.backward(tape, d_states)]
         return []
 
     def _gradients(self, vectors: list[np.ndarray], d_states: Any) -> Gradients:
         vector = vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
-        return Gradients(None, d_states, self._split(vector), vector)
+        return Gradients(None, d_states, vector, self._shapes)
 
     # -- Checks ------------------------------------------------------------------------------------
 
@@ -452,7 +333,7 @@ class Model(Module):
         if data.y is not None and self.loss.classifies and data.y.dtype.kind not in "iu":
             raise TypeError(f"labels y must be integers, got dtype {data.y.dtype}")
         y = data.y
-        if y is not None and not self.loss.classifies and y.ndim < self._target_axes():
+        if y is not None and not self.loss.classifies and y.ndim < self._target_axes:
             y = y[..., None]  # one target
         data = data.replace(y=y)
         self._check_axes(data)
@@ -466,12 +347,7 @@ class Model(Module):
         if data.x_future is not None:
             check_finite("x_future", data.x_future)
         if data.y is not None:
-            per_step = (
-                data.y.ndim > 1
-                and data.y.shape[1] == steps
-                and self._target_axes() > 2 - (self.loss.classifies)
-            )
-            lengths = data.lengths if per_step else None
+            lengths = data.lengths if self.per_step else None
             if self.loss.classifies:
                 self._check_labels(data.y, lengths)
             else:
@@ -488,10 +364,6 @@ class Model(Module):
             check_labels(labels, self.output_size)
         except ValueError as error:
             raise DataError(str(error)) from None
-
-    def _target_axes(self) -> int:
-        """Return how many axes targets have (labels: one less)."""
-        return 3
 
     def _check_axes(self, data: Sequences) -> None:
         raise TypeError("use SequenceModel, FreeRunModel or EncoderDecoder, the base runs nothing")
@@ -583,296 +455,15 @@ class Model(Module):
         return output
 
 
-class _Step(NamedTuple):
-    """What :meth:`SequenceModel.forward` keeps."""
-
-    network: SequentialTape
-    start: Any
-
-
-class SequenceModel(Model):
-    """A network over sequences, many-to-one or many-to-many, with scaling and a loss.
-
-    Parameters
-    ----------
-    network : Sequential
-        Without scaling. Its ``return_sequences`` says whether there are targets for each step or
-        one for each sequence. With cross_entropy it ends with a ``Dense`` without activation, an
-        output for each class.
-    loss : str or Loss
-        A name, or :class:`fastgates.losses.Loss` with options.
-    washout : int
-        First steps of each sequence that do not count in the loss.
-    initial_state : {"zero", "given", "learned", "estimated"}
-        "given" takes it from the data; "learned" is one for all sequences, a parameter like the
-        others; "estimated" is a trained linear map of the first steps of each sequence.
-    estimation_steps : int
-        How many steps that map sees.
-    estimate_from_targets : bool
-        Whether it sees the targets of these steps too: then they do not count in the loss.
-    scale_inputs, scale_outputs : bool
-        Whether inputs and targets are standardised; targets by default unless they are labels.
-    seed : int, optional
-        Of the map that estimates the initial state.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If sizes or options do not fit each other.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastgates as fg
-    >>> model = fg.SequenceModel.build("gru", input_size=3, output_size=1, seed=0)
-    >>> model.predict(np.zeros((5, 20, 3))).shape
-    (5, 1)
-    """
-
-    def __init__(
-        self,
-        network: Sequential,
-        *,
-        loss: str | Loss = "mse",
-        washout: int = 0,
-        initial_state: str = "zero",
-        estimation_steps: int = 8,
-        estimate_from_targets: bool = False,
-        scale_inputs: bool = True,
-        scale_outputs: bool | None = None,
-        seed: int | None = None,
-    ) -> None:
-        _check_network("network", network, Loss.of(loss))
-        self.network = network
-        self.per_step = network.return_sequences
-        if not self.per_step and (washout or estimate_from_targets):
-            raise ValueError(
-                "washout and estimate_from_targets are for targets of each step: make the network "
-                "with return_sequences=True"
-            )
-        if estimate_from_targets and Loss.of(loss).classifies:
-            raise ValueError("estimate_from_targets needs targets that are numbers, not labels")
-        super().__init__(
-            {"network": network},
-            network,
-            network.output_size,
-            network.input_size,
-            loss=loss,
-            washout=washout,
-            initial_state=initial_state,
-            estimation_steps=estimation_steps,
-            estimate_from_targets=estimate_from_targets,
-            scale_inputs=scale_inputs,
-            scale_outputs=scale_outputs,
-            seed=seed,
-        )
-
-    @classmethod
-    def build(
-        cls,
-        cell: str,
-        input_size: int,
-        output_size: int,
-        hidden_size: int = 32,
-        num_layers: int = 1,
-        *,
-        return_sequences: bool = False,
-        bidirectional: bool = False,
-        dropout: float = 0.0,
-        variational: bool = False,
-        cell_options: Mapping[str, Any] | None = None,
-        initialization: Scheme = None,
-        seed: int | None = None,
-        **options: Any,
-    ) -> SequenceModel:
-        """Make a recurrent layer and a read-out, and a model of both.
-
-        Parameters
-        ----------
-        cell : str
-            A key of :data:`LAYERS` or the name of a registered cell.
-        input_size, output_size : int
-            Features, and targets or classes.
-        hidden_size, num_layers, bidirectional, dropout, variational
-            Of the recurrent layer.
-        return_sequences : bool
-            Whether there is an output for each step.
-        cell_options : mapping, optional
-            Options of that cell's layer.
-        initialization : optional
-            See :func:`fastgates.initialization.initialize`; the layers' own by default.
-        seed : int, optional
-            Of all initial parameters, and of dropout.
-        **options
-            Of :class:`SequenceModel`.
-        """
-        loss = Loss.of(options.get("loss", "mse"))
-        layer_seed, readout_seed, more = _seeds(seed, 3)
-        layer = make_layer(
-            cell,
-            input_size,
-            hidden_size,
-            num_layers,
-            cell_options,
-            bidirectional=bidirectional,
-            dropout=dropout,
-            variational=variational,
-            seed=layer_seed,
-        )
-        outputs = positive_integer("output_size", output_size) * loss.outputs_per_target
-        readout = Dense(layer.output_size, outputs, seed=readout_seed)
-        network = Sequential(layer, readout, return_sequences=return_sequences)
-        initialize(network, initialization, more)
-        return cls(network, seed=more, **options)
-
-    def _target_axes(self) -> int:
-        return 3 if self.per_step else 2
-
-    def _check_axes(self, data: Sequences) -> None:
-        self._check_inputs("x", data.x, self.input_size)
-        if data.x_future is not None:
-            raise DataError("x_future is for an EncoderDecoder, a SequenceModel has no use for it")
-        _check_states(data.initial_state, self.network)
-        if data.y is None:
-            return
-        size, time = data.x.shape[:2]
-        shape: tuple[int, ...] = (size, time) if self.per_step else (size,)
-        steps = "(n, time" if self.per_step else "(n"
-        if self.loss.classifies:
-            wanted = f"{steps}), a label for each {'step' if self.per_step else 'sequence'}"
-        else:
-            shape = (*shape, self.target_size)
-            wanted = f"{steps}, targets={self.target_size})"
-        short = self.estimate_from_targets and data.y.shape[1] < time
-        if data.y.shape != shape and not (short and data.y.shape[::2] == shape[::2]):
-            raise DataError(f"y must have shape {wanted} = {shape}, got {data.y.shape}")
-        weight = data.sample_weight
-        allowed = [(size,), (size, time)] if self.per_step else [(size,)]
-        if weight is not None and weight.shape not in allowed:
-            raise DataError(
-                f"sample_weight must have shape {' or '.join(map(str, allowed))}, "
-                f"got {weight.shape}"
-            )
-
-    def _run(self, data: Sequences) -> np.ndarray:
-        x = self._scaled_inputs(data.x)
-        y = self._scaled_targets(data.y) if self.estimate_from_targets else None
-        states, _ = self._start(data, x, y, keep=False)
-        return self.network(x, states, data.lengths)[0]
-
-    def forward(self, data: Sequences, training: bool = False) -> tuple[np.ndarray, _Step]:
-        """Run the network over checked data.
-
-        Parameters
-        ----------
-        data : Sequences
-            As ``check`` returns it.
-        training : bool
-            Whether dropout is applied.
-
-        Returns
-        -------
-        output : ndarray of float32, shape (B, T, output_size) or (B, output_size)
-            In the network's units.
-        tape
-            For :meth:`backward`; ``tape.network`` is that of the network.
-        """
-        x = self._scaled_inputs(data.x)
-        y = self._scaled_targets(data.y) if self.estimate_from_targets else None
-        states, start = self._start(data, x, y, keep=True)
-        output, _, tape = self.network.forward(x, states, data.lengths, training=training)
-        return output, _Step(tape, start)
-
-    def backward(self, tape: _Step, d_output: np.ndarray) -> Gradients:
-        """Return the gradients, see :meth:`Model.backward`."""
-        gradients = self.network.backward(tape.network, d_output, input_gradient=False)
-        start = self._start_gradient(tape.start, gradients.initial_state)
-        return self._gradients([gradients.parameter_vector, *start], gradients.initial_state)
-
-    def _targets(self, data: Sequences) -> tuple[Any, Any, Any, int]:
-        if not self.per_step:
-            return data.y, None, data.sample_weight, 0
-        washout = self.washout
-        if self.estimate_from_targets:
-            washout = max(washout, self._state.steps)
-        return data.y, data.lengths, data.sample_weight, washout
-
-    def predict(
-        self,
-        x: Any,
-        *,
-        lengths: Any = None,
-        first_targets: Any = None,
-        initial_state: Any = None,
-        batch_size: int = 512,
-    ) -> np.ndarray:
-        """Return the outputs in the user's units; probabilities of classes for cross_entropy.
-
-        Parameters
-        ----------
-        x : array_like of shape (n, time, input_size), or Sequences
-        lengths, initial_state
-            As in :class:`Sequences`.
-        first_targets : array_like, shape (n, steps, targets), optional
-            Where the initial state is estimated from targets, those of the first steps.
-        batch_size : int
-            Sequences that are run at once; the result does not depend on it.
-
-        Returns
-        -------
-        ndarray of float32
-            Of shape (n, output_size), or (n, time, output_size), 0 past the end of a sequence.
-
-        Raises
-        ------
-        DataError
-            As from ``check``.
-        """
-        data = x
-        if not isinstance(x, Sequences):
-            data = Sequences(x, first_targets, lengths=lengths, initial_state=initial_state)
-        if self.estimate_from_targets and data.y is None:
-            raise DataError("first_targets must be given: the initial state is estimated from them")
-        if not self.estimate_from_targets:
-            data = data.replace(y=None)
-        return self._predict(self.check(data, targets=False), batch_size)
-
-    def _without_padding(self, output: np.ndarray, data: Sequences) -> np.ndarray:
-        if data.lengths is not None and self.per_step:
-            output[np.arange(output.shape[1]) >= data.lengths[:, None]] = 0
-        return output
-
-    def to_sequential(self) -> Sequential:
-        """Return scaling, network and scaling back as one module, with its own parameters.
-
-        With cross_entropy it ends with a softmax. A learned initial state does not go with it:
-        pass :meth:`initial_states` to it.
-        """
-        modules: list[Any] = list(copy.deepcopy(self.network).modules)
-        if self.loss.classifies:
-            last = modules[-1]
-            modules[-1] = Dense(last.input_size, last.output_size, "softmax", bias=last.bias)
-            modules[-1].load_state_dict(last.state_dict())
-        if self.input_scaling is not None:
-            modules.insert(0, copy.deepcopy(self.input_scaling))
-        back = self._output_scaling()
-        if back is not None:
-            modules.append(back)
-        return Sequential(*modules, return_sequences=self.per_step)
-
-
-# -- Small things ----------------------------------------------------------------------------------
-
-
-def _seeds(seed: int | None, count: int) -> list[int]:
+def seeds(seed: int | None, count: int) -> list[int]:
     return [int(each) for each in np.random.SeedSequence(seed).generate_state(count)]
 
 
-def _no_scaling(size: int) -> Scaling:
+def no_scaling(size: int) -> Scaling:
     return Scaling(np.zeros(size), np.ones(size))
 
 
-def _set_scaling(scaling: Scaling, mean: np.ndarray, scale: np.ndarray) -> None:
+def set_scaling(scaling: Scaling, mean: np.ndarray, scale: np.ndarray) -> None:
     with np.errstate(over="ignore"):
         values = {"mean": mean.astype(np.float32), "scale": scale.astype(np.float32)}
     if not all(np.isfinite(value).all() for value in values.values()) or not values["scale"].all():
@@ -888,7 +479,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return exponential
 
 
-def _check_network(name: str, network: Any, loss: Loss) -> None:
+def check_network(name: str, network: Any, loss: Loss) -> None:
     if not isinstance(network, Sequential):
         raise TypeError(f"{name} must be a fastgates.Sequential, got {type(network).__name__}")
     if any(isinstance(module, Scaling) for module in network.modules):
@@ -900,7 +491,7 @@ def _check_network(name: str, network: Any, loss: Loss) -> None:
         )
 
 
-def _check_states(states: Any, network: Sequential) -> None:
+def check_states(states: Any, network: Sequential) -> None:
     if states is not None and len(states) != len(network.recurrent):
         raise DataError(
             f"initial_state must have a state for each of the {len(network.recurrent)} recurrent "
