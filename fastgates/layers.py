@@ -201,6 +201,7 @@ class Recurrent(Module):
         options += ["variational=True"] * self.variational
         options += ["bidirectional=True"] * self.bidirectional
         options += ["reverse=True"] * self.reverse
+        options += ["coupled=True"] * getattr(self, "coupled", False)
         options += ["peepholes=True"] * self.peepholes
         options += [f"clip={self.clip}"] * (self.clip is not None)
         options += [f"activations={self.activations}"] * (self.activations is not None)
