@@ -201,9 +201,9 @@ def _long(path: str, columns: Columns, x: Any, y: Any, keys: NDArray[np.str_]) -
             other = np.flatnonzero(y[rows] != y[rows[0]])
             if other.size:
                 raise DataError(
-                    f"{path}: the target {columns.target!r} of sequence {str(keys[rows[0]])!r} changes "
-                    f"from row {rows[0] + 1} to row {rows[other[0]] + 1}: give one value to a "
-                    "sequence, or use --per-step"
+                    f"{path}: the target {columns.target!r} of sequence {str(keys[rows[0]])!r} "
+                    f"changes from row {rows[0] + 1} to row {rows[other[0]] + 1}: give one value "
+                    "to a sequence, or use --per-step"
                 )
         targets = y[[rows[0] for rows in parts]]
     return Samples(

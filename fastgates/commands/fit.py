@@ -372,7 +372,8 @@ def _fit_samples(arguments: argparse.Namespace, columns: Columns) -> int:
                 "predictions": {model.cell: prediction},
                 "width": width,
                 "coverage": arguments.coverage,
-                "label": "step" if columns.per_step else "sequence",
+                "label": "step" if columns.per_step else kind,
+                "connected": columns.per_step or columns.window is not None,
             }
     return _finish(arguments, columns, model, scores, picture)
 
