@@ -381,6 +381,21 @@ def test_grid_search_over_a_series():
     assert search.best_estimator_.predict().shape == (1,)
 
 
+def test_scikit_learns_checks_of_its_interface():
+    """Not those of X and y, which a forecaster has the other way round, and in order."""
+    from sklearn.utils.estimator_checks import check_estimator
+
+    expected = {
+        "check_fit_score_takes_y": "the series y comes first, its inputs X second",
+        "check_n_features_in_after_fitting": "columns are counted by target_names_, input_names_",
+    }
+    results = check_estimator(
+        small(window=2, calibration_fraction=0), legacy=False, expected_failed_checks=expected
+    )
+    found = {r["check_name"] for r in results if r["status"] == "xfail"}
+    assert found == set(expected)
+
+
 # Intervals
 
 
@@ -564,12 +579,19 @@ def with_entry(value):
         (1e200 * driven(120)[:, 0], SPLIT, "too large to be standardised"),
         (np.r_[driven(90)[:, 0], 1e60 * np.ones(30)], SPLIT, "too far from the training"),
         (driven(30)[:4, 0], None, "too few rows: 4; a window of 5"),
+        (np.empty((30, 0)), None, r"y must have shape .* got \(30, 0\)"),
         ([], None, "too few rows: 0"),
     ],
 )
 def test_series_that_cannot_be_fitted(series, split, message):
     with pytest.raises(DataError, match=message):
         small().fit(series, split=split)
+
+
+@pytest.mark.parametrize("kind", ["complex128", "U8", "datetime64[s]"])
+def test_series_of_other_kinds(kind):
+    with pytest.raises(TypeError, match=f"y must hold real numbers, got dtype .*{kind}"):
+        small().fit(np.arange(120).astype(kind))
 
 
 def test_other_wrong_arguments():

@@ -593,11 +593,14 @@ def _read(values: Any, name: str) -> _Table:
         named = [getattr(values, "name", None)] if columns is None else list(columns)
         names = tuple(name if each is None else str(each) for each in named)
     array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
+    wrong = TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if array.dtype.kind not in "fiubO":
+        raise wrong
+    if array.dtype.kind == "O":  # columns of different kinds of numbers, or None for a gap
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError):
-            raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}") from None
+            raise wrong from None
     flat = array.ndim == 1
     if flat:
         array = array[:, None]
