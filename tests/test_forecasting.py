@@ -590,7 +590,7 @@ def test_series_that_cannot_be_fitted(series, split, message):
 
 @pytest.mark.parametrize("kind", ["complex128", "U8", "datetime64[s]"])
 def test_series_of_other_kinds(kind):
-    with pytest.raises(TypeError, match=f"y must hold real numbers, got dtype .*{kind}"):
+    with pytest.raises(TypeError, match=r"y must hold real numbers, got dtype"):
         small().fit(np.arange(120).astype(kind))
 
 
