@@ -7,8 +7,8 @@
 Both train a GRU of the same equations (the reset after the product) with a linear read-out of the
 last valid state, from PyTorch's initial distribution (each from its own numbers), on the same
 minibatches in the same order, with Adam and clipping by norm, on one thread; they take turns. Time
-is the CPU time of the training loop. JapaneseVowels and ItalyPowerDemand are read from the installed
-package aeon (``pip install --no-deps aeon``) and left out without it.
+is the CPU time of the training loop. JapaneseVowels and ItalyPowerDemand are read from the
+installed package aeon (``pip install --no-deps aeon``) and left out without it.
 """
 
 from __future__ import annotations
@@ -254,9 +254,8 @@ def main(given: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     fg.set_num_threads(1)
     torch.set_num_threads(1)
     seeds = range(options.first_seed, options.first_seed + (1 if options.quick else options.seeds))
-    print(
-        f"fastgates {fg.__version__}, PyTorch {torch.__version__}, one thread, seeds: {len(seeds)}\n"
-    )
+    versions = f"fastgates {fg.__version__}, PyTorch {torch.__version__}"
+    print(f"{versions}, one thread, seeds {seeds[0]} to {seeds[-1]}\n")
     print("| task | figure | fastgates | PyTorch | seconds | PyTorch's seconds | faster |")
     print("|---|---|---|---|---|---|---|")
     results: dict[str, dict[str, Any]] = {}

@@ -15,6 +15,10 @@ EXTRAS = {
     "scikit-learn": "sklearn",
     "pandas": "pandas",
     "pyarrow": "parquet",
+    "torch": "torch",
+    "keras": "keras",
+    "h5py": "keras",
+    "onnx": "onnx",
 }
 """Distribution name -> the extra that installs it."""
 

@@ -11,16 +11,11 @@ import numpy as np
 from ._checks import positive_integer, real_array
 from ._parameters import Gradients, Module, split
 from ._vecmath import sigmoid_array, tanh_array
-from .engine.linear import affine, affine_gradients
+from .engine.call import address
+from .engine.linear import affine, affine_gradients, softmax_rows
 from .engine.pack import pack_affine
 
 __all__ = ["Dense", "DenseTape"]
-
-
-def _softmax(z: np.ndarray) -> np.ndarray:
-    y = np.exp(z - z.max(axis=-1, keepdims=True))
-    y /= y.sum(axis=-1, keepdims=True)
-    return y
 
 
 def _softmax_backward(d_y: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -36,7 +31,7 @@ _ACTIVATIONS: dict[str, tuple[_Activation, _Derivative]] = {
     "tanh": (tanh_array, lambda d_y, y: d_y * (1 - y * y)),
     "sigmoid": (sigmoid_array, lambda d_y, y: d_y * y * (1 - y)),
     "relu": (lambda z: np.maximum(z, 0), lambda d_y, y: d_y * (y > 0)),
-    "softmax": (_softmax, _softmax_backward),
+    "softmax": (softmax_rows, _softmax_backward),
 }
 
 
@@ -96,8 +91,18 @@ class Dense(Module):
     def __repr__(self) -> str:
         return f"Dense({self.input_size}, {self.output_size}, {self.activation!r})"
 
+    def _cuda(self) -> Any:
+        """Return the passes on the GPU."""
+        if self._on_device is None:
+            from .cuda.modules import DensePasses
+
+            self._on_device = DensePasses(self)
+        return self._on_device
+
     def __call__(self, x: Any) -> np.ndarray:
         """Return the map of `x` (..., input_size), float32 of shape (..., output_size)."""
+        if self._device != "cpu":
+            return self._cuda().call(x)
         return self._map(real_array("x", x, self._shape_of_x()))
 
     def forward(self, x: Any) -> tuple[np.ndarray, DenseTape]:
@@ -109,6 +114,8 @@ class Dense(Module):
             Read-only, since the tape needs it.
         tape : DenseTape
         """
+        if self._device != "cpu":
+            return self._cuda().forward(x)
         x = real_array("x", x, self._shape_of_x(), copy=True)
         y = self._map(x)
         y.flags.writeable = False
@@ -130,6 +137,8 @@ class Dense(Module):
         RuntimeError
             If the tape was used before, or the parameters have changed since.
         """
+        if self._device != "cpu":
+            return self._cuda().backward(tape, d_output, input_gradient)
         if not isinstance(tape, DenseTape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:
@@ -147,14 +156,15 @@ class Dense(Module):
         d_z = d_z.reshape(-1, self.output_size)
         x = tape.x.reshape(-1, self.input_size)
         vector = np.empty_like(self._vector)
-        by_name = split(vector, self._shapes)
-        affine_gradients(x, d_z, by_name["weight"], by_name.get("bias"))
+        d_weight = address(vector)
+        d_bias = d_weight + 4 * self.output_size * self.input_size if self.bias else 0
+        affine_gradients(x, d_z, d_weight, d_bias)
         d_x = None
         if input_gradient:
             weight = self.parameters["weight"]
             panel, zero = pack_affine(weight.T, None)
             d_x = affine(d_z, panel, zero, self.output_size, self.input_size).reshape(tape.x.shape)
-        return Gradients(d_x, None, by_name, vector)
+        return Gradients(d_x, None, vector, self._shapes)
 
     def _shape_of_x(self) -> tuple[str, tuple[str, int]]:
         return "...", ("input_size", self.input_size)

@@ -65,7 +65,6 @@ _MODULES: dict[str, type[Module]] = {
         Sequential,
     )
 }
-_OF_RECURRENT_ALONE = ("cell", "unit_constant")
 
 
 def _options(cls: type) -> tuple[str, ...]:
@@ -74,8 +73,7 @@ def _options(cls: type) -> tuple[str, ...]:
     names = [n for n, p in signature.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     if any(p.kind is p.VAR_KEYWORD for p in signature.values()):
         # Named layers hand the options that all layers have on to Recurrent.
-        common = inspect.signature(layers.Recurrent).parameters
-        names += [n for n in common if n not in names and n not in _OF_RECURRENT_ALONE]
+        names += layers.COMMON_OPTIONS
     return tuple(n for n in names if n not in ("seed", "mean", "scale"))
 
 
@@ -350,10 +348,11 @@ def save(obj: Any, path: str | os.PathLike[str], record: Mapping[str, Any] | Non
         header["record"] = dict(record)
     if kind.example is not None and kind.run is not None:
         x = kind.example(obj)
-        output = None if x is None else kind.run(obj, x)
-        # Where even a usual input overflows there is nothing that could be compared.
-        if output is not None and np.isfinite(output).all():
-            tensors[_INPUT], tensors[_OUTPUT] = x, output
+        if x is not None:
+            output = kind.run(obj, x)
+            # Where even a usual input overflows there is nothing that could be compared.
+            if np.isfinite(output).all():
+                tensors[_INPUT], tensors[_OUTPUT] = x, output
     write_model(path, kind.name, kind.version, tensors, header)
 
 

@@ -72,8 +72,18 @@ class Scaling(Module):
     def __repr__(self) -> str:
         return f"Scaling({self.size}{', inverse=True' * self.inverse})"
 
+    def _cuda(self) -> Any:
+        """Return the passes on the GPU."""
+        if self._on_device is None:
+            from .cuda.modules import ScalingPasses
+
+            self._on_device = ScalingPasses(self)
+        return self._on_device
+
     def __call__(self, x: Any) -> np.ndarray:
         """Return `x` (..., size) scaled, float32."""
+        if self._device != "cpu":
+            return self._cuda().call(x)
         x = real_array("x", x, ("...", ("size", self.size)))
         mean, scale = self._vector[: self.size], self._vector[self.size :]
         shape = x.shape
@@ -165,6 +175,17 @@ class Sequential(Module):
         )
         self._vector[:] = np.concatenate([m.parameter_vector for _, m in self._trainable()])
         self._adopt()
+
+    def _followers(self) -> tuple[Any, ...]:
+        return self.modules
+
+    def _cuda(self) -> Any:
+        """Return the passes on the GPU."""
+        if self._on_device is None:
+            from .cuda.modules import SequentialPasses
+
+            self._on_device = SequentialPasses(self)
+        return self._on_device
 
     def _trainable(self) -> Iterator[tuple[int, Any]]:
         return ((k, module) for k, module in enumerate(self.modules) if module.trainable)
@@ -270,6 +291,8 @@ class Sequential(Module):
         final_state : tuple
             The final state of each recurrent layer.
         """
+        if self._device != "cpu":
+            return self._cuda().call(x, initial_state, lengths, resets)
         x = real_array("x", x, ("batch_size", "time", ("input_size", self.input_size)))
         states = iter(self._initial(initial_state))
         final = []
@@ -315,6 +338,8 @@ class Sequential(Module):
             As from a call; the output is read-only.
         tape : SequentialTape
         """
+        if self._device != "cpu":
+            return self._cuda().forward(x, initial_state, lengths, resets, training, segment)
         x = real_array("x", x, ("batch_size", "time", ("input_size", self.input_size)))
         states = iter(self._initial(initial_state))
         final: list[State] = []
@@ -375,6 +400,8 @@ class Sequential(Module):
         ValueError, TypeError
             If the tape is another's, or a gradient has the wrong shape or dtype.
         """
+        if self._device != "cpu":
+            return self._cuda().backward(tape, d_output, d_final_state, input_gradient)
         if not isinstance(tape, SequentialTape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:
@@ -410,7 +437,7 @@ class Sequential(Module):
         if d_x is not None and not input_gradient:
             d_x = None
         every = tuple(d_every[::-1]) if state_gradients else None
-        return Gradients(d_x, tuple(d_initial[::-1]), self._split(vector), vector, every)
+        return Gradients(d_x, tuple(d_initial[::-1]), vector, self._shapes, every)
 
 
 def _hidden(state: State) -> np.ndarray:

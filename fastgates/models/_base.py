@@ -296,7 +296,7 @@ class Model(Module):
 
     def _gradients(self, vectors: list[np.ndarray], d_states: Any) -> Gradients:
         vector = vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
-        return Gradients(None, d_states, self._split(vector), vector)
+        return Gradients(None, d_states, vector, self._shapes)
 
     # -- Checks ------------------------------------------------------------------------------------
 
