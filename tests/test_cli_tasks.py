@@ -409,6 +409,9 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(run, plant):
     killed.kill()
     killed.communicate()
     assert not Path("killed.safetensors").exists()
+    code, _, err = run(*LONG, "--out", "killed.safetensors", "--resume", "--batch", "7")
+    assert code == 2
+    assert "error: killed.safetensors.checkpoint: the training that it is of is another" in err
     assert run(*LONG, "--out", "killed.safetensors", "--resume")[0] == 0
     assert run(*LONG, "--out", "whole.safetensors")[0] == 0
     assert hash_of("killed.safetensors") == hash_of("whole.safetensors")

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from fastgates._atomic import check_writable
+from fastgates._checkpoint import CheckpointError
 from fastgates._modelfile import require_library
 from fastgates._tables import DataError
 from fastgates.commands._samples import (
@@ -184,6 +185,8 @@ def _run(arguments: argparse.Namespace) -> int:
             return _fit_samples(arguments, columns)
     except DivergenceError as error:
         return fail(error, 1)
+    except CheckpointError as error:
+        return fail(error, 2)
 
 
 def _columns(arguments: argparse.Namespace) -> Columns:
