@@ -72,7 +72,7 @@ def real_array(name: str, value: Any, shape: Sequence[Axis], *, copy: bool = Fal
     """
     try:
         array = np.asarray(value)
-        if array.dtype.hasobject and hasattr(value, "__dlpack__"):
+        if array.dtype.hasobject and array is not value and hasattr(value, "__dlpack__"):
             array = np.from_dlpack(value)
     except ValueError as error:
         raise ValueError(f"{name} must be an array of numbers: {error}") from None
