@@ -18,6 +18,7 @@ from fastgates._tables import DataError
 from fastgates.baselines import linear_autoregression, metrics, persistence
 from fastgates.estimators import SequenceForecaster
 from fastgates.estimators._conformal import radius
+from fastgates.files import read_header
 from fastgates.forecasting import Split, chronological_split, compare
 from fastgates.training import DivergenceError
 
@@ -624,7 +625,10 @@ def test_other_wrong_arguments():
 def test_a_file_of_the_first_version_forecasts_the_same():
     """Written by the forecaster before version 2: a window of 5, 2 ahead, an LSTM of 2 layers."""
     pytest.importorskip("safetensors")
-    model = fg.load(Path(__file__).parent / "files" / "forecaster-v1.safetensors")
+    path = Path(__file__).parent / "files" / "forecaster-v1.safetensors"
+    header = read_header(path)
+    assert ("window", "5") in header.kind.summary(header.header)
+    model = fg.load(path)
     time = np.arange(120.0)
     forecast = model.predict_rolling(3 * np.sin(time / 5) + 10, np.cos(time / 7)[:, None])
     np.testing.assert_allclose(
