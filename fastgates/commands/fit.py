@@ -16,6 +16,8 @@ from fastgates.commands._samples import (
     TASKS,
     Columns,
     Samples,
+    clock_of,
+    flatten,
     other_columns,
     read_samples,
     read_series,
@@ -65,6 +67,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--future-inputs", type=column_list, metavar="A,B",
         help="which of the inputs are known ahead, such as a plan or the calendar",
     )  # fmt: skip
+    parser.add_argument(
+        "--time", metavar="COLUMN", help="times of the rows to forecast, which must be equal steps"
+    )
     parser.add_argument(
         "--sequence", metavar="COLUMN", help="rows with the same entry here are a sequence"
     )
@@ -197,7 +202,7 @@ def _columns(arguments: argparse.Namespace) -> Columns:
             raise DataError(f"{shown} is needed, on the command line or in the configuration")
     given = {
         "--horizon": arguments.horizon, "--leads": arguments.leads,
-        "--future-inputs": arguments.future_inputs,
+        "--future-inputs": arguments.future_inputs, "--time": arguments.time,
     }  # fmt: skip
     if arguments.task == "forecast":
         given = {"--sequence": arguments.sequence, "--per-step": arguments.per_step}
@@ -228,7 +233,7 @@ def _columns(arguments: argparse.Namespace) -> Columns:
         window = _WINDOW
     return Columns(
         arguments.task, arguments.target, inputs, future, arguments.sequence, window,
-        arguments.per_step,
+        arguments.per_step, arguments.time,
     )  # fmt: skip
 
 
@@ -292,7 +297,8 @@ def _fit_forecaster(arguments: argparse.Namespace, columns: Columns) -> int:
     values = series.target[:, None]
     if series.inputs is not None:
         values = np.concatenate([values, series.inputs], axis=1)
-    given = Given(values, (str(columns.target),), columns.inputs, None, None, True, True)
+    clock = clock_of(columns, series.times)
+    given = Given(values, (str(columns.target),), columns.inputs, clock, None, True, True)
     _train(model._fit_given, given, split)
     _print_training(model)
     scores, picture = None, None
@@ -345,11 +351,11 @@ def _fit_samples(arguments: argparse.Namespace, columns: Columns) -> int:
         model.calibrate(calibration.x, calibration.y)
     scores, picture = None, None
     if len(parts[3]):
-        truth = _flat(test.y)
+        truth = flatten(test.y)
         title = f"test {'steps' if columns.per_step else kind}, {len(truth)}"
         if classes:
-            labels, counts_of = np.unique(_flat(training.y), return_counts=True)
-            probability = _flat(model.predict_proba(test.x))
+            labels, counts_of = np.unique(flatten(training.y), return_counts=True)
+            probability = flatten(model.predict_proba(test.x))
             usual = labels[counts_of.argmax()]
             scores = class_scores(truth, probability, model.classes_, model.cell, usual)
             _report(title, scores)
@@ -360,8 +366,8 @@ def _fit_samples(arguments: argparse.Namespace, columns: Columns) -> int:
                 "classes": model.classes_,
             }
         else:
-            prediction = _flat(model.predict(test.x))
-            mean = np.full(len(truth), _flat(training.y).mean())
+            prediction = flatten(model.predict(test.x))
+            mean = np.full(len(truth), flatten(training.y).mean())
             scores = number_scores(truth, {model.cell: prediction, "training mean": mean})
             _report(title, scores)
             width = None
@@ -379,13 +385,6 @@ def _fit_samples(arguments: argparse.Namespace, columns: Columns) -> int:
                 "connected": columns.per_step or columns.window is not None,
             }
     return _finish(arguments, columns, model, scores, picture)
-
-
-def _flat(values: Any) -> Any:
-    """Lay the steps of all sequences in a row, where there is a list of them."""
-    import numpy as np
-
-    return np.concatenate(values) if isinstance(values, list) else np.asarray(values)
 
 
 def _split(samples: Samples, arguments: argparse.Namespace, columns: Columns) -> list[Any]:

@@ -223,8 +223,8 @@ class SequenceForecaster(SequenceEstimator):
                 raise DataError(
                     f"X must have the {len(targets.values)} rows of y, got {len(inputs.values)}"
                 )
-            indices = targets.index, inputs.index
-            if None not in map(_present, indices) and not indices[0].equals(indices[1]):
+            indexed = targets.index is not None and inputs.index is not None
+            if indexed and not targets.index.equals(inputs.index):
                 raise DataError("X must have the index of y, got another one: align them first")
         return Given(
             np.concatenate([targets.values, inputs.values], axis=1),
@@ -578,10 +578,6 @@ class Standard(NamedTuple):
                 "there is nothing to learn"
             )
         return cls(mean, scale, change)
-
-
-def _present(index: Any) -> Any:
-    return None if index is None else True
 
 
 def _read(values: Any, name: str) -> _Table:
