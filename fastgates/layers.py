@@ -653,6 +653,7 @@ class Recurrent(Module):
         d_final_state: State = None,
         input_gradient: bool = True,
         state_gradients: bool = False,
+        initial_gradient: bool = True,
     ) -> Gradients:
         """Back-propagate through time.
 
@@ -673,6 +674,9 @@ class Recurrent(Module):
             hidden_size), 0 past the end of a sequence. Each is the whole gradient: of the output
             at that step, of the layers above, and of all later steps. The other results are the
             same bits as without; it takes longer, since time goes step by step.
+        initial_gradient : bool
+            Whether the gradient with respect to the initial state is wanted. It takes a product at
+            the first step, which counts for sequences of a few steps.
 
         Returns
         -------
@@ -686,7 +690,10 @@ class Recurrent(Module):
             If the tape is another layer's, or a gradient has the wrong shape or dtype.
         """
         if self._device != "cpu":
-            return self._cuda().backward(tape, d_output, d_final_state, input_gradient)
+            gradients = self._cuda().backward(tape, d_output, d_final_state, input_gradient)
+            if not initial_gradient:
+                gradients.initial_state = None
+            return gradients
         if not isinstance(tape, Tape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:
@@ -720,8 +727,9 @@ class Recurrent(Module):
             vector[:] = 0
             d_input = np.zeros_like(tape.inputs[0]) if input_gradient else None
             d_initial = np.zeros(states, np.float32) if d_final is None else d_final
-            return Gradients(d_input, self._states_out(d_initial), vector, self._shapes, every)
-        d_initial = np.empty(states, np.float32)
+            start = self._states_out(d_initial) if initial_gradient else None
+            return Gradients(d_input, start, vector, self._shapes, every)
+        d_initial = np.empty(states, FLOAT32) if initial_gradient else None
         prepared = self._prepared_backward()
         for layer in reversed(range(self.num_layers)):
             d_input = None
@@ -743,7 +751,8 @@ class Recurrent(Module):
                 d_input = part if d_input is None or part is None else d_input + part
             mask = tape.masks[layer]
             d_current = d_input if mask is None or d_input is None else d_input * mask
-        return Gradients(d_current, self._states_out(d_initial), vector, self._shapes, every)
+        start = None if d_initial is None else self._states_out(d_initial)
+        return Gradients(d_current, start, vector, self._shapes, every)
 
 
 class RNN(Recurrent):

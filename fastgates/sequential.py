@@ -370,6 +370,7 @@ class Sequential(Module):
         d_final_state: Sequence[State] | None = None,
         input_gradient: bool = True,
         state_gradients: bool = False,
+        initial_gradient: bool = True,
     ) -> Gradients:
         """Back-propagate through all modules.
 
@@ -386,6 +387,8 @@ class Sequential(Module):
         state_gradients : bool
             Whether the gradients with respect to the states after every step are wanted, see
             :meth:`fastgates.Recurrent.backward`.
+        initial_gradient : bool
+            Whether the gradient with respect to the initial states is wanted.
 
         Returns
         -------
@@ -415,13 +418,15 @@ class Sequential(Module):
         d_every: list[State] = []
         for place in reversed(range(len(self.modules))):
             module, step = self.modules[place], tape.steps[place]
-            wanted = place > 0 or input_gradient
+            wanted = input_gradient or any(m.trainable for m in self.modules[:place])
             if isinstance(module, Recurrent):
                 d_state = d_states.pop()
                 if place == self._last_recurrent and not self.return_sequences:
                     d_state = _add_to_last(module, tape.states[-1], d_state, d_x)
                     d_x = None
-                gradients = module.backward(step, d_x, d_state, wanted, state_gradients)
+                gradients = module.backward(
+                    step, d_x, d_state, wanted, state_gradients, initial_gradient
+                )
                 d_initial.append(gradients.initial_state)
                 d_every.append(gradients.states)
             elif isinstance(module, Dense):
@@ -437,7 +442,8 @@ class Sequential(Module):
         if d_x is not None and not input_gradient:
             d_x = None
         every = tuple(d_every[::-1]) if state_gradients else None
-        return Gradients(d_x, tuple(d_initial[::-1]), vector, self._shapes, every)
+        start = tuple(d_initial[::-1]) if initial_gradient else None
+        return Gradients(d_x, start, vector, self._shapes, every)
 
 
 def _hidden(state: State) -> np.ndarray:
