@@ -295,6 +295,15 @@ BAD = {
          "--test", "0.5", "--validation", "0.35"],
         "too few sequences: of 45, ",
     ),
+    "coverage of little data": (
+        ["--task", "regression", "--target", "mean", "--sequence", "run", "--inputs", "a",
+         "--coverage", "0.95"],
+        "coverage=0.95 needs at least 19 residuals, got 9: calibrate on more data",
+    ),
+    "coverage of a short series": (
+        ["--target", "level", "--window", "5", "--coverage", "0.99"],
+        "coverage=0.99 needs at least 99 residuals, got 27",
+    ),
     "no name for the target": (["--task", "regression", "--window", "3"], "--target is needed"),
 }  # fmt: skip
 

@@ -287,6 +287,8 @@ def _fit_forecaster(arguments: argparse.Namespace, columns: Columns) -> int:
         rows, model.window, leads, validation=arguments.validation,
         calibration=arguments.calibration, test=arguments.test,
     )  # fmt: skip
+    calibration = split.windows(model.window, leads)[2]
+    _check_coverage(arguments, calibration.stop - calibration.start)
     ends = (0, *split, rows)
     parts = [
         f"{name} {start + 1}-{stop}"
@@ -334,6 +336,8 @@ def _fit_samples(arguments: argparse.Namespace, columns: Columns) -> int:
     classes = columns.task == "classification"
     parts = _split(samples, arguments, columns)
     training, validation, calibration, test = (samples.take(rows) for rows in parts)
+    if not classes:
+        _check_coverage(arguments, len(flatten(calibration.y)) if len(parts[2]) else 0)
     kind = "sequences" if columns.window is None else f"windows of {columns.window} rows"
     counts = [f"{name} {len(p)}" for name, p in zip(_PARTS, parts, strict=True) if len(p)]
     print(f"{arguments.data}: {len(samples.x)} {kind}; {', '.join(counts)}")
@@ -385,6 +389,14 @@ def _fit_samples(arguments: argparse.Namespace, columns: Columns) -> int:
                 "connected": columns.per_step or columns.window is not None,
             }
     return _finish(arguments, columns, model, scores, picture)
+
+
+def _check_coverage(arguments: argparse.Namespace, residuals: int) -> None:
+    """Raise before a long training what the intervals would meet after it."""
+    from fastgates.estimators._conformal import rank
+
+    if arguments.calibration > 0:
+        rank(residuals, arguments.coverage)
 
 
 def _split(samples: Samples, arguments: argparse.Namespace, columns: Columns) -> list[Any]:

@@ -153,7 +153,7 @@ class SequenceForecaster(SequenceEstimator):
         self.split_, self.leads_, self._ahead, self._standard = split, leads, ahead, standard
         self.target_names_, self.input_names_ = given.target_names, given.input_names
         self._flat, self._named, self._clock = given.flat, given.named, given.clock
-        self._last = given.values[-self.window :]
+        self._last = given.values[-self.window :].copy()
         if len(calibration):
             forecast = self._forecasts(values, calibration.x, parts[2].start)
             truth = _truth(values, self.window, leads, len(self.target_names_))[parts[2]]
@@ -189,7 +189,7 @@ class SequenceForecaster(SequenceEstimator):
             )
         data = _training_data(given.values, self._standard, self.window, self.leads_, self._ahead)
         self._partial_fit_model(data, _shape(data), self._options())
-        self._last, self._clock = given.values[-self.window :], given.clock
+        self._last, self._clock = given.values[-self.window :].copy(), given.clock
         return self
 
     def _leads(self) -> tuple[int, ...]:
