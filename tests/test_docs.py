@@ -13,6 +13,7 @@ import pytest
 import toy_cell
 from helpers import ROOT
 
+import fastgates
 from fastgates.benchmark import peers
 from fastgates.cli import main
 
@@ -22,7 +23,7 @@ DOCUMENTS = [
 
 # What a snippet may import that the extra `test` does not install. The first are run among the
 # tests of parity; the second are only compiled, and `elnino_csv` stands in for them.
-IMPORTS_OF_PARITY = {"torch"}
+IMPORTS_OF_PARITY = {"torch", "keras", "onnxruntime"}
 IMPORTS_OF_OTHERS = {"statsmodels"}
 
 # Options that make a command quick; where an option is given twice, the last one counts.
@@ -132,11 +133,20 @@ def test_python(document):
 
 
 @pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # between Keras and PyTorch
 @pytest.mark.usefixtures("folder", "restore_threads")
 @pytest.mark.parametrize("document", named(filter(needs_torch, DOCUMENTS)))
 def test_python_with_torch(document):
-    pytest.importorskip("torch")
+    for name in IMPORTS_OF_PARITY & {n for fence in snippets(document) for n in fence.imports}:
+        pytest.importorskip(name)
     run_snippets(document, leave_out=IMPORTS_OF_OTHERS)
+
+
+@pytest.fixture
+def model_file(folder):
+    """The model that the documents inspect and convert."""
+    model = fastgates.Sequential(fastgates.LSTM(2, 3, seed=0), fastgates.Dense(3, 1, seed=1))
+    fastgates.save(model, folder / "model.safetensors")
 
 
 @pytest.fixture
@@ -149,7 +159,7 @@ def documents(folder, monkeypatch):
     monkeypatch.setattr(peers, "PEERS", ())
 
 
-@pytest.mark.usefixtures("elnino_csv", "runs_csv", "documents")
+@pytest.mark.usefixtures("elnino_csv", "runs_csv", "model_file", "documents")
 @pytest.mark.parametrize("document", named(filter(commands, DOCUMENTS)))
 def test_commands(document, capsys):
     for arguments in commands(document):
