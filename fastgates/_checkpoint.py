@@ -55,7 +55,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
     """
     target = Path(os.path.realpath(path))
     try:
-        with np.load(target, allow_pickle=False) as file:
+        with open(target, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         state = json.loads(arrays.pop("state").tobytes())
     except (zipfile.BadZipFile, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["positive_integer", "positive_number", "probability", "real_array"]
+__all__ = [
+    "FLOAT32",
+    "check_shape",
+    "is_ready",
+    "positive_integer",
+    "positive_number",
+    "probability",
+    "real_array",
+]
+
+FLOAT32 = np.dtype(np.float32)
 
 
 def positive_integer(name: str, value: Any) -> int:
@@ -35,6 +45,13 @@ def probability(name: str, value: Any) -> float:
     return float(value)
 
 
+def is_ready(value: Any) -> bool:
+    """Tell whether `value` is a C-contiguous float32 array, as no conversion is needed for."""
+    return (
+        value.__class__ is np.ndarray and value.dtype is FLOAT32 and bool(value.flags.c_contiguous)
+    )
+
+
 Axis = str | tuple[str, int]
 
 
@@ -55,7 +72,7 @@ def real_array(name: str, value: Any, shape: Sequence[Axis], *, copy: bool = Fal
     """
     try:
         array = np.asarray(value)
-        if array.dtype.hasobject and hasattr(value, "__dlpack__"):
+        if array.dtype.hasobject and array is not value and hasattr(value, "__dlpack__"):
             array = np.from_dlpack(value)
     except ValueError as error:
         raise ValueError(f"{name} must be an array of numbers: {error}") from None
@@ -65,7 +82,15 @@ def real_array(name: str, value: Any, shape: Sequence[Axis], *, copy: bool = Fal
         raise TypeError(f"{name} must be an array, or a tensor on the CPU: {error}") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    sizes, axes = array.shape, shape
+    check_shape(name, array.shape, shape)
+    if copy:
+        return np.array(array, dtype=np.float32, order="C")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def check_shape(name: str, sizes: tuple[int, ...], shape: Sequence[Axis]) -> None:
+    """Check the shape of an array, see :func:`real_array`."""
+    got, axes = sizes, shape
     if axes[0] == "...":
         axes = axes[1:]
         sizes = sizes[max(0, len(sizes) - len(axes)) :]
@@ -77,7 +102,4 @@ def real_array(name: str, value: Any, shape: Sequence[Axis], *, copy: bool = Fal
     if not fits:
         parts = [axis if isinstance(axis, str) else f"{axis[0]}={axis[1]}" for axis in shape]
         wanted = ", ".join(parts) + ("," if len(parts) == 1 else "")
-        raise ValueError(f"{name} must have shape ({wanted}), got {array.shape}")
-    if copy:
-        return np.array(array, dtype=np.float32, order="C")
-    return np.ascontiguousarray(array, dtype=np.float32)
+        raise ValueError(f"{name} must have shape ({wanted}), got {got}")

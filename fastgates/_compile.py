@@ -19,8 +19,11 @@ import numpy as np
 from . import cells as registry
 from ._jit import CACHE_DIRECTORY_ASKED, cache_directory, cache_problem
 from ._threads import get_num_threads
+from .clipping import clip_grad_norm
 from .dense import Dense
+from .engine.linear import SMALL_ROWS
 from .layers import Recurrent
+from .optimizers import SGD, Adam, RMSprop
 
 __all__ = ["Warmup", "WarmupError", "compile_cells", "compiling_beside", "warmup"]
 
@@ -92,7 +95,7 @@ def warmup(
         Names in ``fastgates.cells.registered()``; all of them by default. ``Dense`` is compiled in
         any case.
     training : bool, optional
-        Whether to compile back-propagation and weight gradients, too.
+        Whether to compile back-propagation, weight gradients and optimisers, too.
     progress : callable, optional
         Called with a cell's name when it is done.
 
@@ -118,9 +121,14 @@ def warmup(
             if progress is not None:
                 progress(name)
         dense = Dense(1, 1, seed=0)
-        output, tape = dense.forward(np.zeros((1, 1), np.float32))
+        for rows in (1, SMALL_ROWS + 1):
+            output, tape = dense.forward(np.zeros((rows, 1), np.float32))
+            if training:
+                gradients = dense.backward(tape, output)
         if training:
-            dense.backward(tape, output)
+            clip_grad_norm(gradients, 1.0)
+            for optimizer in (Adam(dense), RMSprop(dense), SGD(dense, 0.1)):
+                optimizer.step(gradients)
     _check_cache()
     files = _files()
     compiled = sum(1 for path, state in files.items() if before.get(path) != state)

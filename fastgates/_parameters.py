@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -17,22 +17,25 @@ if TYPE_CHECKING:
     from .embedding.streaming import Stream
     from .jit import JitHandle
 
-__all__ = ["EditableParameters", "Gradients", "Module", "Shapes", "split"]
+__all__ = ["EditableParameters", "Gradients", "Module", "Shapes", "split", "starts_of"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+def starts_of(shapes: Shapes) -> list[int]:
+    """Return where each parameter starts in the flat vector, and at last its size."""
+    return list(itertools.accumulate(map(math.prod, shapes.values()), initial=0))
+
+
 def split(vector: np.ndarray, shapes: Shapes) -> dict[str, np.ndarray]:
     """Return views of `vector` by name, one after the other."""
-    views, start = {}, 0
-    for name, shape in shapes.items():
-        size = math.prod(shape)
-        views[name] = vector[start : start + size].reshape(shape)
-        start += size
-    return views
+    bounds = itertools.pairwise(starts_of(shapes))
+    return {
+        name: vector[start:end].reshape(shape)
+        for (name, shape), (start, end) in zip(shapes.items(), bounds, strict=True)
+    }
 
 
-@dataclass(frozen=True)
 class Gradients:
     """The gradients that a backward pass gives.
 
@@ -46,12 +49,34 @@ class Gradients:
         With respect to each parameter: views of `parameter_vector`.
     parameter_vector : ndarray
         All of them in one flat float32 vector, in the order of the module's own.
+    states : ndarray, pair of ndarray, or None
+        With respect to the state after each step, (layers * directions, batch, time, hidden_size)
+        each; None where it was not asked for.
     """
 
-    input: np.ndarray | None
-    initial_state: Any
-    parameters: Mapping[str, np.ndarray]
-    parameter_vector: np.ndarray
+    __slots__ = ("_shapes", "_views", "initial_state", "input", "parameter_vector", "states")
+
+    def __init__(
+        self,
+        input: np.ndarray | None,
+        initial_state: Any,
+        parameter_vector: np.ndarray,
+        shapes: Shapes,
+        states: Any = None,
+    ) -> None:
+        self.input = input
+        self.initial_state = initial_state
+        self.parameter_vector = parameter_vector
+        self.states = states
+        self._shapes = shapes
+        self._views: dict[str, np.ndarray] | None = None
+
+    @property
+    def parameters(self) -> Mapping[str, np.ndarray]:
+        """With respect to each parameter: views of :attr:`parameter_vector`."""
+        if self._views is None:  # optimisers never ask for them
+            self._views = split(self.parameter_vector, self._shapes)
+        return self._views
 
 
 class EditableParameters(dict[str, np.ndarray]):
@@ -79,9 +104,53 @@ class Module:
         self._shapes = dict(shapes)
         self._vector = np.zeros(sum(math.prod(s) for s in shapes.values()), np.float32)
         self._version = 0  # counts changes, so that packed weights know when they are stale
+        self._device = "cpu"
+        self._on_device: Any = None  # what the device's backend keeps of the module
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_program": None}
+        return self.__dict__ | {"_on_device": None, "_program": None}
+
+    @property
+    def device(self) -> str:
+        """Where the passes run: "cpu" or "cuda"."""
+        return self._device
+
+    def _followers(self) -> Iterable[Module]:
+        """Return the modules that go to a device with this one."""
+        return ()
+
+    def to(self, device: str) -> Self:
+        """Run the passes on another device from now on.
+
+        The parameters stay where they are, so ``state_dict``, files and optimisers go on as before;
+        a GPU gets a copy after each change.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+
+        Returns
+        -------
+        Module
+            This module, as in PyTorch.
+
+        Raises
+        ------
+        ValueError
+            If there is no such device.
+        MissingPackageError, RuntimeError
+            If a package or a GPU that it needs is absent; the message says what to install.
+        """
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
+        if device == "cuda":
+            from . import cuda
+
+            cuda.check()
+        for module in self._followers():
+            module.to(device)
+        self._device, self._on_device = device, None
+        return self
 
     def _bind(self, vector: np.ndarray) -> None:
         """Let the parameters live in `vector`, which holds their values."""
@@ -91,10 +160,6 @@ class Module:
     def _changed(self) -> None:
         """Take note that parameters have changed."""
         self._version += 1
-
-    def _split(self, vector: np.ndarray) -> dict[str, np.ndarray]:
-        """Return views of a vector like that of the parameters, by name."""
-        return split(vector, self._shapes)
 
     @property
     def parameter_vector(self) -> np.ndarray:

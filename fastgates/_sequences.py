@@ -248,12 +248,15 @@ def moments(values: np.ndarray, lengths: np.ndarray | None) -> tuple[np.ndarray,
             else:
                 yield part.reshape(-1, part.shape[-1])
 
-    count, total = 0, np.zeros(values.shape[-1])
-    for part in parts():
-        count += len(part)
-        total += part.sum(axis=0)
-    mean = total / count
-    scale = np.sqrt(sum(np.square(part - mean).sum(axis=0) for part in parts()) / count)
+    count, total, squares = 0, np.zeros(values.shape[-1]), np.zeros(values.shape[-1])
+    with np.errstate(over="ignore", invalid="ignore"):  # too large: whoever takes them says so
+        for part in parts():
+            count += len(part)
+            total += part.sum(axis=0)
+        mean = total / count
+        for part in parts():
+            squares += np.square(part - mean).sum(axis=0)
+    scale = np.sqrt(squares / count)
     return mean, np.where(scale > 1e-7 * np.abs(mean), scale, 1.0)
 
 

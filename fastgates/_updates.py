@@ -1,7 +1,8 @@
 """The kernels behind optimisers and clipping: one pass over a flat vector and its buffers.
 
 Each rule is written once, for values: whole vectors in the body of a loop, and its last lanes, give
-the same bits. Arguments are addresses, a size, and float32 numbers.
+the same bits. Arguments are addresses, a size, and Python's floats, which a call takes in fastest;
+they are rounded to float32 at once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ def sgd(parameter, gradient, momentum_buffer, size, lr, decay, momentum, ahead_g
         stamp=STAMP):  # fmt: skip
     """Descend along ``ahead_g g + ahead_b b``."""
     p, g, b = float_pointer(parameter), float_pointer(gradient), float_pointer(momentum_buffer)
+    lr, decay, momentum = np.float32(lr), np.float32(decay), np.float32(momentum)
+    ahead_g, ahead_b = np.float32(ahead_g), np.float32(ahead_b)
     for k in range(INT0, size, LANES):
         n = _lanes_from(k, size)
         old = load_first(p, k, n)
@@ -40,6 +43,9 @@ def rmsprop(parameter, gradient, mean_square, mean, momentum_buffer, size, lr, d
     """Descend along the gradient over the root of its running variance or mean square."""
     p, g = float_pointer(parameter), float_pointer(gradient)
     v, m, b = float_pointer(mean_square), float_pointer(mean), float_pointer(momentum_buffer)
+    lr, decay, alpha, eps = np.float32(lr), np.float32(decay), np.float32(alpha), np.float32(eps)
+    new_square, new_mean = np.float32(new_square), np.float32(new_mean)
+    momentum = np.float32(momentum)
     for k in range(INT0, size, LANES):
         n = _lanes_from(k, size)
         old = load_first(p, k, n)
@@ -61,6 +67,9 @@ def adam(parameter, gradient, first_moment, second_moment, size, lr, kept, decay
     """Descend along the first moment over the root of the second."""
     p, g = float_pointer(parameter), float_pointer(gradient)
     m, v = float_pointer(first_moment), float_pointer(second_moment)
+    lr, kept, decay, eps = np.float32(lr), np.float32(kept), np.float32(decay), np.float32(eps)
+    new_first, beta2, new_second = np.float32(new_first), np.float32(beta2), np.float32(new_second)
+    correction = np.float32(correction)
     for k in range(INT0, size, LANES):
         n = _lanes_from(k, size)
         old = load_first(p, k, n) * kept

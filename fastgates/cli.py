@@ -14,12 +14,23 @@ from collections.abc import Sequence
 from fastgates._extras import MissingPackageError
 from fastgates._modelfile import ModelFileError
 from fastgates._tables import DataError
-from fastgates.commands import bench, convert, demo, export, fit, info, inspect, predict, warmup
-from fastgates.commands._shared import fail
+from fastgates.commands import (
+    bench,
+    convert,
+    demo,
+    depth,
+    evaluate,
+    fit,
+    info,
+    inspect,
+    predict,
+    warmup,
+)
+from fastgates.commands._shared import fail, with_configuration
 
 __all__ = ["main"]
 
-_COMMANDS = (fit, predict, convert, export, inspect, info, bench, demo, warmup)
+_COMMANDS = (fit, predict, evaluate, convert, inspect, info, bench, demo, depth, warmup)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,8 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code.  Wrong usage raises ``SystemExit(2)``, as argparse does.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser.parse_args(argv)
     try:
+        if getattr(arguments, "config", None) is not None:
+            arguments = with_configuration(parser, argv, arguments)
         result: int = arguments.run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -52,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fastgates", description="Fast gated recurrent networks: forecast a series."
+        prog="fastgates", description="Fast gated recurrent networks: forecast, predict, classify."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in _COMMANDS:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from fastgates._updates import sum_of_squares
+from fastgates.engine.call import address
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,7 +117,7 @@ def _global_norm(vectors: list[NDArray[np.float32]]) -> float:
     total = 0.0
     for vector in vectors:
         flat = np.ascontiguousarray(vector, np.float32)
-        total += sum_of_squares(flat.ctypes.data, flat.size)
+        total += sum_of_squares.dispatcher(address(flat), flat.size)
     return math.sqrt(total)
 
 

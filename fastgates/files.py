@@ -239,7 +239,11 @@ class Kind:
 _kinds: dict[str, Kind] = {}
 
 # Kinds whose module is imported, and registers them, when a file asks for one.
-_ELSEWHERE: dict[str, str] = {"fastgates.forecaster": "fastgates.forecasting"}
+_ELSEWHERE: dict[str, str] = {
+    "fastgates.classifier": "fastgates.estimators",
+    "fastgates.forecaster": "fastgates.estimators",
+    "fastgates.regressor": "fastgates.estimators",
+}
 
 
 def register(kind: Kind) -> Kind:

@@ -14,11 +14,18 @@ from typing import Any
 import numpy as np
 
 from . import cells
-from ._checks import positive_integer, positive_number, probability, real_array
-from ._parameters import Gradients, Module, split
+from ._checks import (
+    FLOAT32,
+    is_ready,
+    positive_integer,
+    positive_number,
+    probability,
+    real_array,
+)
+from ._parameters import Gradients, Module, starts_of
 from .cells._functions import FUNCTIONS, checked_functions, complete_function, settings_of
 from .engine import passes
-from .engine.call import aligned_empty
+from .engine.call import address, aligned_empty
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SimplifiedGRU", "Tape"]
 
@@ -26,6 +33,12 @@ __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SimplifiedGRU", "Tape"]
 COMMON_OPTIONS = ("bias", "dropout", "variational", "bidirectional", "seed", "reverse")
 
 _CHUNK_FLOATS = 64 * 1024  # of one layer's outputs, where stacked layers take turns
+
+_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
+
+NO_STATE_GRADIENTS = (
+    'state_gradients must be False on the device {!r}: call to("cpu") before the forward pass'
+)
 
 State = (
     Any  # (layers * directions, batch, hidden), or a tuple of those: one for each state variable
@@ -168,8 +181,12 @@ class Recurrent(Module):
                 weights = len(self.cell.unit_weights) * self.hidden_size
                 shapes[f"weight_peephole_{suffix}"] = (weights,)
         super().__init__(shapes)
-        self._views: dict[str, np.ndarray] | None = None
-        self._names: dict[int, tuple[str, ...]] = {}  # of each direction's parameters
+        # Bytes from the start of the vector to the parameters of each direction.
+        starts = {name: 4 * start for name, start in zip(shapes, starts_of(shapes), strict=False)}
+        self._offsets = [
+            tuple(starts.get(f"{kind}_{self._suffix(direction)}", 0) for kind in _KINDS)
+            for direction in self._directions
+        ]
         self._packed: tuple[int, list[passes.Prepared]] | None = None
         self._transposed: tuple[int, list[passes.Prepared]] | None = None
         random, self._dropout_random = np.random.default_rng(seed).spawn(2)
@@ -184,6 +201,7 @@ class Recurrent(Module):
         options += ["variational=True"] * self.variational
         options += ["bidirectional=True"] * self.bidirectional
         options += ["reverse=True"] * self.reverse
+        options += ["coupled=True"] * getattr(self, "coupled", False)
         options += ["peepholes=True"] * self.peepholes
         options += [f"clip={self.clip}"] * (self.clip is not None)
         options += [f"activations={self.activations}"] * (self.activations is not None)
@@ -191,7 +209,7 @@ class Recurrent(Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights hold addresses: a copy packs its own.
-        return super().__getstate__() | {"_packed": None, "_transposed": None, "_views": None}
+        return super().__getstate__() | {"_packed": None, "_transposed": None}
 
     def _settings(self) -> Sequence[np.ndarray | None]:
         """Check the options of cells with functions to choose; return each direction's settings."""
@@ -222,46 +240,37 @@ class Recurrent(Module):
         """Features of the output: num_directions * hidden_size."""
         return self.num_directions * self.hidden_size
 
-    def _bind(self, vector: np.ndarray) -> None:
-        super()._bind(vector)
-        self._views = None
-
     def _suffix(self, direction: passes.Direction) -> str:
         layer, reverse = divmod(direction.index, self.num_directions)
         return f"l{layer}_reverse" if reverse else f"l{layer}"
 
-    def _weights(
-        self, by_name: Any, direction: passes.Direction
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Return weight_ih, weight_hh, bias_ih, bias_hh of one direction."""
-        names = self._names.get(direction.index)
-        if names is None:
-            suffix = self._suffix(direction)
-            kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            names = self._names[direction.index] = tuple(f"{kind}_{suffix}" for kind in kinds)
-        biases = by_name.get(names[2]), by_name.get(names[3])
-        return by_name[names[0]], by_name[names[1]], *biases
+    def _places(self, vector: np.ndarray, direction: passes.Direction) -> passes.Places:
+        """Return where in a vector of parameters those of one direction are."""
+        start = address(vector)
+        ih, hh, bias_ih, bias_hh, peepholes = self._offsets[direction.index]
+        return (
+            start + ih,
+            start + hh,
+            start + bias_ih if self.bias else 0,
+            start + bias_hh if self.bias else 0,
+            start + peepholes if self.peepholes else 0,
+        )
 
-    def _peepholes(self, by_name: Any, direction: passes.Direction) -> np.ndarray | None:
+    def _peepholes(self, direction: passes.Direction) -> np.ndarray | None:
         """Return the weights of units on their own states of one direction."""
-        return by_name[f"weight_peephole_{self._suffix(direction)}"] if self.peepholes else None
-
-    def _values(self) -> dict[str, np.ndarray]:
-        """Return views of the parameters by name; the vector behind them is always the same."""
-        if self._views is None:
-            self._views = split(self._vector, self._shapes)
-        return self._views
+        if not self.peepholes:
+            return None
+        return self.parameters[f"weight_peephole_{self._suffix(direction)}"]
 
     def _prepared(self) -> list[passes.Prepared]:
         """Return the packed weights of each direction, packed anew after a change."""
         packed, version = self._packed, self._version
         if packed is None or packed[0] != version:
-            values = self._values()
             prepared = [
                 direction.prepare(
-                    *self._weights(values, direction),
+                    self._places(self._vector, direction),
                     self._unit_constant,
-                    self._peepholes(values, direction),
+                    self._peepholes(direction),
                 )
                 for direction in self._directions
             ]
@@ -271,9 +280,8 @@ class Recurrent(Module):
     def _prepared_backward(self) -> list[passes.Prepared]:
         packed, version = self._transposed, self._version
         if packed is None or packed[0] != version:
-            values = self._values()
             prepared = [
-                direction.prepare_backward(*self._weights(values, direction)[:2])
+                direction.prepare_backward(self._places(self._vector, direction))
                 for direction in self._directions
             ]
             packed = self._transposed = (version, prepared)
@@ -307,10 +315,21 @@ class Recurrent(Module):
         return np.stack(parts)
 
     def _states_out(self, stacked: np.ndarray) -> State:
-        return stacked[0] if len(self.cell.states) == 1 else tuple(stacked)
+        if len(stacked) == 1:
+            return stacked[0]
+        return tuple([stacked[n] for n in range(len(stacked))])  # quicker than to iterate over it
 
-    def _batch(self, x: np.ndarray, lengths: Any, resets: Any) -> passes.Batch:
-        size, time = x.shape[:2]
+    def _input(self, x: Any, copy: bool = False) -> np.ndarray:
+        """Return the input as a C-contiguous float32 array, or say what is wrong with it."""
+        if is_ready(x) and x.ndim == 3 and x.shape[2] == self.input_size:
+            return x.copy() if copy else x
+        axes = ("batch_size", "time", ("input_size", self.input_size))
+        return real_array("x", x, axes, copy=copy)
+
+    def _checked_lengths_and_resets(
+        self, size: int, time: int, lengths: Any, resets: Any
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return lengths as int64 and resets as uint8, None where they are."""
         if lengths is not None:
             lengths = np.asarray(lengths)
             if lengths.shape != (size,) or lengths.dtype.kind not in "iu":
@@ -331,7 +350,29 @@ class Recurrent(Module):
                     f"{resets.shape} of dtype {resets.dtype}"
                 )
             resets = resets.astype(np.uint8, order="C")
+        return lengths, resets
+
+    def _batch(self, x: np.ndarray, lengths: Any, resets: Any) -> passes.Batch:
+        size, time, _ = x.shape
+        if lengths is None and resets is None:
+            return passes.full_batch(size, time)
+        lengths, resets = self._checked_lengths_and_resets(size, time, lengths, resets)
         return passes.Batch.of(size, time, lengths, resets)
+
+    def _dropout_mask(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return factors for inputs of such a shape (B, T, features), or those of all steps."""
+        size, time, features = shape
+        shape = (size, 1 if self.variational else time, features)
+        kept = self._dropout_random.random(shape, np.float32) >= self.dropout
+        return kept * np.float32(1 / (1 - self.dropout))
+
+    def _cuda(self) -> Any:
+        """Return the passes on the GPU."""
+        if self._on_device is None:
+            from .cuda.recurrent import LayerPasses
+
+            self._on_device = LayerPasses(self)
+        return self._on_device
 
     # -- Passes -----------------------------------------------------------------------------------
 
@@ -378,10 +419,12 @@ class Recurrent(Module):
         ValueError, TypeError
             If an argument has the wrong shape, dtype or range.
         """
+        if self._device != "cpu":
+            return self._cuda().call(x, initial_state, lengths, resets, return_sequences)
         if return_sequences:
             output, final, _ = self._forward(x, initial_state, lengths, resets, keep=False)
             return output, final
-        x = real_array("x", x, ("batch_size", "time", ("input_size", self.input_size)))
+        x = self._input(x)
         batch = self._batch(x, lengths, resets)
         final_states = self._last_states(
             x, batch, self._states_in("initial_state", initial_state, batch.size)
@@ -426,6 +469,9 @@ class Recurrent(Module):
         ValueError, TypeError
             If an argument has the wrong shape, dtype or range.
         """
+        segment = None if segment is None else positive_integer("segment", segment)
+        if self._device != "cpu":
+            return self._cuda().forward(x, initial_state, lengths, resets, training, segment)
         output, final, tape = self._forward(
             x,
             initial_state,
@@ -433,7 +479,7 @@ class Recurrent(Module):
             resets,
             keep=True,
             training=training,
-            segment=None if segment is None else positive_integer("segment", segment),
+            segment=segment,
         )
         assert tape is not None
         return output, final, tape
@@ -450,8 +496,7 @@ class Recurrent(Module):
         carried: list[np.ndarray] | None = None,
     ) -> tuple[np.ndarray, State, Tape | None]:
         # A tape must not change with the caller's arrays, so with one they are copied.
-        axes = ("batch_size", "time", ("input_size", self.input_size))
-        current = real_array("x", x, axes, copy=keep)
+        current = self._input(x, copy=keep)
         batch = self._batch(current, lengths, resets)
         initial = self._states_in("initial_state", initial_state, batch.size)
         tape = Tape(self, self._version, batch, initial, [], [], [], []) if keep else None
@@ -461,10 +506,7 @@ class Recurrent(Module):
         for layer in range(self.num_layers):
             mask = None
             if layer > 0 and training and self.dropout > 0:
-                size, time, features = current.shape
-                shape = (size, 1 if self.variational else time, features)
-                kept = self._dropout_random.random(shape, np.float32) >= self.dropout
-                mask = kept * np.float32(1 / (1 - self.dropout))
+                mask = self._dropout_mask(current.shape)
                 current = current * mask
             shape = (batch.size, batch.time, self.num_directions * self.hidden_size)
             padded = lengths is not None
@@ -505,6 +547,8 @@ class Recurrent(Module):
         training: bool,
     ) -> tuple[np.ndarray, State, Tape]:
         """Run :meth:`forward` from states that were carried in; resets go to `initial_state`."""
+        if self._device != "cpu":
+            return self._cuda().forward(x, initial_state, None, resets, training, None, carried)
         output, final, tape = self._forward(
             x, initial_state, None, resets, keep=True, training=training, carried=carried
         )
@@ -516,6 +560,8 @@ class Recurrent(Module):
 
         The tape must be unused, of sequences of one length, without segments.
         """
+        if self._device != "cpu":
+            return self._cuda().states_after(tape, steps)
         states = []
         for direction, saved, output in zip(
             self._directions, tape.saved, tape.outputs, strict=True
@@ -524,6 +570,20 @@ class Recurrent(Module):
                 return None
             states.append(direction.states_after(tape.batch, saved, output, steps))
         return states
+
+    def _trajectories(
+        self, tape: Tape
+    ) -> list[tuple[dict[str, np.ndarray], tuple[np.ndarray, ...]]]:
+        """Return slots and states over time of each direction of each layer, see there.
+
+        The tape must be unused, without segments, of at least one step.
+        """
+        found = []
+        for direction, saved in zip(self._directions, tape.saved, strict=True):
+            assert saved is not None and saved.kept
+            output = tape.outputs[direction.index // self.num_directions]
+            found.append(direction.trajectory(tape.batch, saved, output))
+        return found
 
     def _last_states(
         self,
@@ -581,7 +641,7 @@ class Recurrent(Module):
     def _new_states(self, batch: passes.Batch, initial: np.ndarray | None) -> np.ndarray:
         """Return states to be filled, which hold the initial ones where there are no steps."""
         shape = (len(self.cell.states), len(self._directions), batch.size, self.hidden_size)
-        final = np.empty(shape, np.float32)
+        final = np.empty(shape, FLOAT32)
         if batch.steps == 0:
             final[...] = 0 if initial is None else initial
         return final
@@ -597,6 +657,8 @@ class Recurrent(Module):
         d_output: Any = None,
         d_final_state: State = None,
         input_gradient: bool = True,
+        state_gradients: bool = False,
+        initial_gradient: bool = True,
     ) -> Gradients:
         """Back-propagate through time.
 
@@ -611,6 +673,15 @@ class Recurrent(Module):
             Gradient with respect to the final state, in its structure; zero by default.
         input_gradient : bool
             Whether the gradient with respect to `x` is wanted.
+        state_gradients : bool
+            Whether the gradients with respect to the states after every step are wanted, as
+            ``states`` of the result: arrays (num_layers * num_directions, batch, time,
+            hidden_size), 0 past the end of a sequence. Each is the whole gradient: of the output
+            at that step, of the layers above, and of all later steps. The other results are the
+            same bits as without; it takes longer, since time goes step by step.
+        initial_gradient : bool
+            Whether the gradient with respect to the initial state is wanted. It takes a product at
+            the first step, which counts for sequences of a few steps.
 
         Returns
         -------
@@ -623,6 +694,13 @@ class Recurrent(Module):
         ValueError, TypeError
             If the tape is another layer's, or a gradient has the wrong shape or dtype.
         """
+        if self._device != "cpu":
+            if state_gradients:
+                raise ValueError(NO_STATE_GRADIENTS.format(self._device))
+            gradients = self._cuda().backward(tape, d_output, d_final_state, input_gradient)
+            if not initial_gradient:
+                gradients.initial_state = None
+            return gradients
         if not isinstance(tape, Tape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:
@@ -636,7 +714,9 @@ class Recurrent(Module):
         batch, outputs = tape.batch, tape.outputs
         d_current = None
         if d_output is not None:
-            d_current = real_array("d_output", d_output, _named(outputs[-1].shape))
+            d_current = d_output
+            if not (is_ready(d_output) and d_output.shape == outputs[-1].shape):
+                d_current = real_array("d_output", d_output, _named(outputs[-1].shape))
         d_final = self._states_in("d_final_state", d_final_state, batch.size)
         tape.used = True
         states = (
@@ -646,13 +726,17 @@ class Recurrent(Module):
             self.hidden_size,
         )
         vector = np.empty(self._vector.size, np.float32)
-        by_name = split(vector, self._shapes)
+        d_states = None
+        if state_gradients:
+            d_states = np.zeros((*states[:3], batch.time, states[3]), np.float32)
+        every = None if d_states is None else self._states_out(d_states)
         if batch.size == 0 or batch.time == 0:
             vector[:] = 0
             d_input = np.zeros_like(tape.inputs[0]) if input_gradient else None
             d_initial = np.zeros(states, np.float32) if d_final is None else d_final
-            return Gradients(d_input, self._states_out(d_initial), by_name, vector)
-        d_initial = np.empty(states, np.float32)
+            start = self._states_out(d_initial) if initial_gradient else None
+            return Gradients(d_input, start, vector, self._shapes, every)
+        d_initial = np.empty(states, FLOAT32) if initial_gradient else None
         prepared = self._prepared_backward()
         for layer in reversed(range(self.num_layers)):
             d_input = None
@@ -660,20 +744,22 @@ class Recurrent(Module):
                 saved = tape.saved[direction.index]
                 assert saved is not None
                 x = tape.inputs[layer]
-                part = np.zeros(x.shape, np.float32) if layer > 0 or input_gradient else None
+                part = None
+                if layer > 0 or input_gradient:
+                    # Steps past the end of a sequence are not written.
+                    full = batch.steps == batch.size * batch.time
+                    part = np.empty(x.shape, FLOAT32) if full else np.zeros(x.shape, FLOAT32)
                 weights = prepared[direction.index]
-                d_weights = (
-                    *self._weights(by_name, direction),
-                    self._peepholes(by_name, direction),
-                )
+                d_weights = self._places(vector, direction)
                 direction.backward(
-                    weights, batch, saved, d_current, d_final, d_initial, part, d_weights
+                    weights, batch, saved, d_current, d_final, d_initial, part, d_weights, d_states
                 )
                 tape.saved[direction.index] = None
                 d_input = part if d_input is None or part is None else d_input + part
             mask = tape.masks[layer]
             d_current = d_input if mask is None or d_input is None else d_input * mask
-        return Gradients(d_current, self._states_out(d_initial), by_name, vector)
+        start = None if d_initial is None else self._states_out(d_initial)
+        return Gradients(d_current, start, vector, self._shapes, every)
 
 
 class RNN(Recurrent):

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from fastgates import _updates
+from fastgates import _parameters, _updates
 from fastgates.clipping import HasParameterVector
+from fastgates.engine.call import address
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,8 +104,12 @@ class Optimizer:
         vectors = self._check(gradients)
         self.steps += 1
         for module, vector, buffers in zip(self._modules, vectors, self._buffers, strict=True):
-            with module.edit_parameters() as parameters:
-                self._update(parameters.vector, vector, buffers)
+            if isinstance(module, _parameters.Module):  # its door without views of all parameters
+                self._update(module._vector, vector, buffers)
+                module._changed()
+            else:
+                with module.edit_parameters() as parameters:
+                    self._update(parameters.vector, vector, buffers)
 
     def state_dict(self) -> dict[str, Any]:
         """Copy the settings, the step count and every buffer.
@@ -256,20 +261,20 @@ class Adam(Optimizer):
         kept, decay = 1.0, self.weight_decay
         if self._decoupled:
             kept, decay = 1.0 - self.lr * self.weight_decay, 0.0
-        _updates.adam(
-            parameter.ctypes.data,
-            gradient.ctypes.data,
-            buffers["first_moment"].ctypes.data,
-            buffers["second_moment"].ctypes.data,
+        _updates.adam.dispatcher(
+            address(parameter),
+            address(gradient),
+            address(buffers["first_moment"]),
+            address(buffers["second_moment"]),
             parameter.size,
-            np.float32(self.lr / (1.0 - beta1**self.steps)),
-            np.float32(kept),
-            np.float32(decay),
-            np.float32(1.0 - beta1),
-            np.float32(beta2),
-            np.float32(1.0 - beta2),
-            np.float32(1.0 / math.sqrt(1.0 - beta2**self.steps)),
-            np.float32(self.eps),
+            float(self.lr) / (1.0 - beta1**self.steps),
+            kept,
+            decay,
+            1.0 - beta1,
+            beta2,
+            1.0 - beta2,
+            1.0 / math.sqrt(1.0 - beta2**self.steps),
+            self.eps,
         )
 
 
@@ -360,20 +365,20 @@ class RMSprop(Optimizer):
         self.centered = bool(centered)
 
     def _update(self, parameter: Vector, gradient: Vector, buffers: dict[str, Vector]) -> None:
-        _updates.rmsprop(
-            parameter.ctypes.data,
-            gradient.ctypes.data,
-            buffers["mean_square"].ctypes.data,
-            buffers["mean"].ctypes.data,
-            buffers["momentum_buffer"].ctypes.data,
+        _updates.rmsprop.dispatcher(
+            address(parameter),
+            address(gradient),
+            address(buffers["mean_square"]),
+            address(buffers["mean"]),
+            address(buffers["momentum_buffer"]),
             parameter.size,
-            np.float32(self.lr),
-            np.float32(self.weight_decay),
-            np.float32(self.alpha),
-            np.float32(1.0 - self.alpha),
-            np.float32(1.0 - self.alpha if self.centered else 0.0),  # the mean then stays 0
-            np.float32(self.eps),
-            np.float32(self.momentum),
+            float(self.lr),
+            self.weight_decay,
+            self.alpha,
+            1.0 - self.alpha,
+            1.0 - self.alpha if self.centered else 0.0,  # the mean then stays 0
+            self.eps,
+            self.momentum,
         )
 
 
@@ -430,16 +435,16 @@ class SGD(Optimizer):
     def _update(self, parameter: Vector, gradient: Vector, buffers: dict[str, Vector]) -> None:
         # p - lr (1 g + momentum b) with nesterov, p - lr (0 g + 1 b) without.
         ahead = (1.0, self.momentum) if self.nesterov else (0.0, 1.0)
-        _updates.sgd(
-            parameter.ctypes.data,
-            gradient.ctypes.data,
-            buffers["momentum_buffer"].ctypes.data,
+        _updates.sgd.dispatcher(
+            address(parameter),
+            address(gradient),
+            address(buffers["momentum_buffer"]),
             parameter.size,
-            np.float32(self.lr),
-            np.float32(self.weight_decay),
-            np.float32(self.momentum),
-            np.float32(ahead[0]),
-            np.float32(ahead[1]),
+            float(self.lr),
+            self.weight_decay,
+            self.momentum,
+            ahead[0],
+            ahead[1],
         )
 
 

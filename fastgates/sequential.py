@@ -17,7 +17,7 @@ import numpy as np
 from ._checks import positive_integer, real_array
 from ._parameters import Gradients, Module
 from .dense import Dense
-from .layers import Recurrent, State
+from .layers import NO_STATE_GRADIENTS, Recurrent, State
 
 __all__ = ["Scaling", "Sequential", "SequentialTape"]
 
@@ -48,6 +48,7 @@ class Scaling(Module):
         scale = real_array("scale", scale, (("size", self.size),))
         self.inverse = bool(inverse)
         super().__init__({"mean": (self.size,), "scale": (self.size,)})
+        self._tiled: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
         self.load_state_dict({"mean": mean, "scale": scale})
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -71,15 +72,34 @@ class Scaling(Module):
     def __repr__(self) -> str:
         return f"Scaling({self.size}{', inverse=True' * self.inverse})"
 
+    def _cuda(self) -> Any:
+        """Return the passes on the GPU."""
+        if self._on_device is None:
+            from .cuda.modules import ScalingPasses
+
+            self._on_device = ScalingPasses(self)
+        return self._on_device
+
     def __call__(self, x: Any) -> np.ndarray:
         """Return `x` (..., size) scaled, float32."""
+        if self._device != "cpu":
+            return self._cuda().call(x)
         x = real_array("x", x, ("...", ("size", self.size)))
-        mean, scale = self.parameters["mean"], self.parameters["scale"]
-        return x * scale + mean if self.inverse else (x - mean) / scale
+        mean, scale = self._vector[: self.size], self._vector[self.size :]
+        shape = x.shape
+        if x.ndim > 2:  # a few features in the innermost loop would take longer than the rest
+            key = (self._version, shape[-2])
+            if self._tiled is None or self._tiled[0] != key:
+                self._tiled = (key, np.tile(mean, shape[-2]), np.tile(scale, shape[-2]))
+            _, mean, scale = self._tiled
+            x = x.reshape(*shape[:-2], mean.size)
+        y = np.multiply(x, scale) if self.inverse else np.subtract(x, mean)
+        result = np.add(y, mean, out=y) if self.inverse else np.divide(y, scale, out=y)
+        return result.reshape(shape)
 
     def gradient(self, d_output: np.ndarray) -> np.ndarray:
         """Return the gradient with respect to the input."""
-        scale = self.parameters["scale"]
+        scale = self._vector[self.size :]
         return d_output * scale if self.inverse else d_output / scale
 
 
@@ -155,6 +175,17 @@ class Sequential(Module):
         )
         self._vector[:] = np.concatenate([m.parameter_vector for _, m in self._trainable()])
         self._adopt()
+
+    def _followers(self) -> tuple[Any, ...]:
+        return self.modules
+
+    def _cuda(self) -> Any:
+        """Return the passes on the GPU."""
+        if self._on_device is None:
+            from .cuda.modules import SequentialPasses
+
+            self._on_device = SequentialPasses(self)
+        return self._on_device
 
     def _trainable(self) -> Iterator[tuple[int, Any]]:
         return ((k, module) for k, module in enumerate(self.modules) if module.trainable)
@@ -260,6 +291,8 @@ class Sequential(Module):
         final_state : tuple
             The final state of each recurrent layer.
         """
+        if self._device != "cpu":
+            return self._cuda().call(x, initial_state, lengths, resets)
         x = real_array("x", x, ("batch_size", "time", ("input_size", self.input_size)))
         states = iter(self._initial(initial_state))
         final = []
@@ -305,6 +338,8 @@ class Sequential(Module):
             As from a call; the output is read-only.
         tape : SequentialTape
         """
+        if self._device != "cpu":
+            return self._cuda().forward(x, initial_state, lengths, resets, training, segment)
         x = real_array("x", x, ("batch_size", "time", ("input_size", self.input_size)))
         states = iter(self._initial(initial_state))
         final: list[State] = []
@@ -334,6 +369,8 @@ class Sequential(Module):
         d_output: Any = None,
         d_final_state: Sequence[State] | None = None,
         input_gradient: bool = True,
+        state_gradients: bool = False,
+        initial_gradient: bool = True,
     ) -> Gradients:
         """Back-propagate through all modules.
 
@@ -347,12 +384,17 @@ class Sequential(Module):
             A gradient for the final state of each recurrent layer; None for zero.
         input_gradient : bool
             Whether the gradient with respect to `x` is wanted.
+        state_gradients : bool
+            Whether the gradients with respect to the states after every step are wanted, see
+            :meth:`fastgates.Recurrent.backward`.
+        initial_gradient : bool
+            Whether the gradient with respect to the initial states is wanted.
 
         Returns
         -------
         Gradients
-            With ``parameters`` by ``place.name``, and ``initial_state`` a tuple with an entry for
-            each recurrent layer.
+            With ``parameters`` by ``place.name``, and ``initial_state`` (and ``states``) a tuple
+            with an entry for each recurrent layer.
 
         Raises
         ------
@@ -361,6 +403,10 @@ class Sequential(Module):
         ValueError, TypeError
             If the tape is another's, or a gradient has the wrong shape or dtype.
         """
+        if self._device != "cpu":
+            if state_gradients:
+                raise ValueError(NO_STATE_GRADIENTS.format(self._device))
+            return self._cuda().backward(tape, d_output, d_final_state, input_gradient)
         if not isinstance(tape, SequentialTape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:
@@ -371,16 +417,20 @@ class Sequential(Module):
             d_x = np.where(tape.past_end[..., None], 0, d_x)
         vectors: list[np.ndarray] = []
         d_initial: list[State] = []
+        d_every: list[State] = []
         for place in reversed(range(len(self.modules))):
             module, step = self.modules[place], tape.steps[place]
-            wanted = place > 0 or input_gradient
+            wanted = input_gradient or any(m.trainable for m in self.modules[:place])
             if isinstance(module, Recurrent):
                 d_state = d_states.pop()
                 if place == self._last_recurrent and not self.return_sequences:
                     d_state = _add_to_last(module, tape.states[-1], d_state, d_x)
                     d_x = None
-                gradients = module.backward(step, d_x, d_state, wanted)
+                gradients = module.backward(
+                    step, d_x, d_state, wanted, state_gradients, initial_gradient
+                )
                 d_initial.append(gradients.initial_state)
+                d_every.append(gradients.states)
             elif isinstance(module, Dense):
                 if d_x is None:
                     d_x = np.zeros(step.y.shape, np.float32)
@@ -393,7 +443,9 @@ class Sequential(Module):
         vector = np.concatenate(vectors[::-1])
         if d_x is not None and not input_gradient:
             d_x = None
-        return Gradients(d_x, tuple(d_initial[::-1]), self._split(vector), vector)
+        every = tuple(d_every[::-1]) if state_gradients else None
+        start = tuple(d_initial[::-1]) if initial_gradient else None
+        return Gradients(d_x, start, vector, self._shapes, every)
 
 
 def _hidden(state: State) -> np.ndarray:
@@ -422,8 +474,8 @@ def _add_to_last(layer: Recurrent, state: State, d_state: State, d_last: Any) ->
     d_hidden = np.zeros(shape, np.float32)
     if d_state is not None:
         d_hidden += _hidden(d_state)
-    parts = np.split(d_last, layer.num_directions, axis=-1)
-    d_hidden[-layer.num_directions :] += np.stack(parts)
+    top = d_last.reshape(shape[1], layer.num_directions, layer.hidden_size)
+    d_hidden[-layer.num_directions :] += top.swapaxes(0, 1)
     if not isinstance(state, tuple):
         return d_hidden
     others = [np.zeros(shape, np.float32) for _ in state[1:]] if d_state is None else d_state[1:]

@@ -502,6 +502,8 @@ def backward(tape, d_output=None, d_final_state=None):
     d_input : (B, T, I)
     d_initial_state : (L*D, B, H) or a pair; every piece that starts from the initial state adds
     d_parameters : dict with the names of the parameters
+        The gradients of the states after every step, (L*D, B, T, H) or a pair, are left in
+        ``tape.d_states``.
     """
     cell = tape.cell
     B, T, H, L, D = tape.shape
@@ -514,6 +516,7 @@ def backward(tape, d_output=None, d_final_state=None):
     else:
         d_final = as_tuple(d_final_state)
     d_initial = tuple(np.zeros((L * D, B, H)) for _ in range(cell.num_states))
+    every = tuple(np.zeros((L * D, B, T, H)) for _ in range(cell.num_states))
     d_parameters = {}
     for layer in reversed(range(L)):
         d_layer_input = np.zeros((B, T, tape.input_size if layer == 0 else D * H))
@@ -528,6 +531,8 @@ def backward(tape, d_output=None, d_final_state=None):
                 for t, starts in reversed(steps):
                     d_h = d_states[0] + d_layer_output[b, t, direction * H : (direction + 1) * H]
                     d_states = (d_h, *d_states[1:])
+                    for part, d_state in zip(every, d_states, strict=True):
+                        part[index, b, t] = d_state
                     d_x, d_states = cell.step_backward(
                         p, tape.saved[layer, direction, b, t], d_states, d_p
                     )
@@ -546,6 +551,7 @@ def backward(tape, d_output=None, d_final_state=None):
             d_layer_input = d_layer_input * tape.masks[layer - 1]
         d_layer_output = d_layer_input
     d_parameters = {name: d_parameters[name] for name in tape.parameters}
+    tape.d_states = as_state(every)
     return d_layer_output, as_state(d_initial), d_parameters
 
 

@@ -689,6 +689,41 @@ def test_dropout_keeps_the_expectation(dropout):
     assert not np.array_equal(again, output)  # a new mask every time
 
 
+def test_variational_dropout_drops_a_unit_at_all_steps_or_none(case):
+    layer = case.build(3, 8, 2, dropout=0.4, variational=True, bidirectional=True, seed=0)
+    x = np.random.default_rng(0).standard_normal((4, 6, 3))
+    lengths = np.array([6, 2, 5, 6])
+    _, _, tape = layer.forward(x, lengths=lengths, training=True)
+    mask = tape.masks[1]
+    assert mask.shape == (4, 1, 16)
+    assert set(np.unique(mask)) == {np.float32(0), np.float32(1 / 0.6)}
+    # Two layers with the mask in between give the same output and gradients.
+    lower, upper = (case.build(n, 8, bidirectional=True, seed=0) for n in (3, 16))
+    for k, part in enumerate((lower, upper)):
+        part.load_state_dict(
+            {
+                name.replace(f"_l{k}", "_l0"): value
+                for name, value in layer.parameters.items()
+                if f"_l{k}" in name
+            }
+        )
+    output, _, tape = copy.deepcopy(layer).forward(x, lengths=lengths, training=True)
+    between, _, lower_tape = lower.forward(x, lengths=lengths)
+    again = copy.deepcopy(layer)
+    expected, _, upper_tape = upper.forward(between * _mask_of(again, x), lengths=lengths)
+    assert_same_bits("output", output, expected)
+    gradients = tape.owner.backward(tape, np.ones_like(output))
+    d_upper = upper.backward(upper_tape, np.ones_like(output))
+    d_lower = lower.backward(lower_tape, d_upper.input * _mask_of(copy.deepcopy(layer), x))
+    assert_same_bits("d_input", gradients.input, d_lower.input)
+    vectors = [d_lower.parameter_vector, d_upper.parameter_vector]
+    assert_same_bits("d_parameters", gradients.parameter_vector, np.concatenate(vectors))
+
+
+def _mask_of(layer, x):
+    return layer.forward(x, training=True)[2].masks[1]
+
+
 def test_dropout_only_in_training_and_only_between_layers():
     layer, x, clean = visible_masks(0.5)
     assert_same_bits("output", layer.forward(x)[0], clean)

@@ -207,6 +207,7 @@ def test_any_node(drawn):
     [
         ({"direction": "sideways"}, "direction must be one of forward, reverse, bidirectional"),
         ({"activations": ["Tanh"]}, "activations must be 3"),
+        ({"clip": 0.0}, "clip must be above 0"),
         ({"activations": ["Sigmoid", "Cube", "Tanh"]}, "got 'Cube'"),
         ({"activation_alpha": [0.5]}, "activation_alpha has 1 values for 0 functions"),
         ({"output_sequence": 1}, r"attributes \['output_sequence'\] are not supported"),

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from fastgates.optimizers import SGD, Adam
+from fastgates.optimizers import SGD, Adam, AdamW, RMSprop
 
 SIZES = (5, 1, 40)
 
@@ -51,21 +51,42 @@ def gradient_run(steps):
     return [[Gradients(rng.normal(scale=s, size=n)) for n in SIZES] for s in scales]
 
 
-def adam_by_hand(vector, gradients, lr, betas, eps):
+def adam_by_hand(vector, gradients, lr, betas, eps, weight_decay=0.0, decoupled=False):
     p = vector.astype(np.float64)
     m = np.zeros_like(p)
     v = np.zeros_like(p)
     for t, g in enumerate(gradients, start=1):
+        if decoupled:
+            p = p * (1 - lr * weight_decay)
+        else:
+            g = g + weight_decay * p
         m = betas[0] * m + (1 - betas[0]) * g
         v = betas[1] * v + (1 - betas[1]) * g * g
         p = p - lr * (m / (1 - betas[0] ** t)) / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
     return p
 
 
-def sgd_by_hand(vector, gradients, lr, momentum, nesterov):
+def adamw_by_hand(vector, gradients, lr, betas, eps, weight_decay):
+    return adam_by_hand(vector, gradients, lr, betas, eps, weight_decay, decoupled=True)
+
+
+def rmsprop_by_hand(vector, gradients, lr, alpha, eps, momentum, centered, weight_decay):
+    p = vector.astype(np.float64)
+    v, m, b = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
+    for g in gradients:
+        g = g + weight_decay * p
+        v = alpha * v + (1 - alpha) * g * g
+        m = alpha * m + (1 - alpha) * g
+        b = momentum * b + g / (np.sqrt(v - (m * m if centered else 0)) + eps)
+        p = p - lr * b
+    return p
+
+
+def sgd_by_hand(vector, gradients, lr, momentum, nesterov, weight_decay=0.0):
     p = vector.astype(np.float64)
     b = np.zeros_like(p)
     for g in gradients:
+        g = g + weight_decay * p
         b = momentum * b + g
         p = p - lr * (g + momentum * b if nesterov else b)
     return p
@@ -75,14 +96,30 @@ ADAM = [
     {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8},
     {"lr": 0.1, "betas": (0.0, 0.9), "eps": 1e-3},
     {"lr": 1e-2, "betas": (0.8, 0.0), "eps": 1e-6},
+    {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1},
 ]
+ADAMWS = [{"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.3}]
+RMSPROPS = [
+    {"lr": 1e-2, "alpha": 0.9, "eps": 1e-6, "momentum": 0.0, "centered": False,
+     "weight_decay": 0.0},
+    {"lr": 1e-2, "alpha": 0.8, "eps": 1e-2, "momentum": 0.5, "centered": True,
+     "weight_decay": 0.1},
+]  # fmt: skip
 SGDS = [
     {"lr": 0.1, "momentum": 0.0, "nesterov": False},
     {"lr": 1e-2, "momentum": 0.9, "nesterov": False},
     {"lr": 1e-2, "momentum": 0.8, "nesterov": True},
+    {"lr": 1e-2, "momentum": 0.8, "nesterov": True, "weight_decay": 0.2},
 ]
-CASES = [(Adam, options, adam_by_hand) for options in ADAM] + [
-    (SGD, options, sgd_by_hand) for options in SGDS
+CASES = [
+    (kind, options, by_hand)
+    for kind, by_hand, settings in (
+        (Adam, adam_by_hand, ADAM),
+        (AdamW, adamw_by_hand, ADAMWS),
+        (RMSprop, rmsprop_by_hand, RMSPROPS),
+        (SGD, sgd_by_hand, SGDS),
+    )
+    for options in settings
 ]
 
 
@@ -207,6 +244,10 @@ def test_gradients_that_do_not_match_change_nothing(gradients, error, message):
         (lambda m: SGD(m, -1.0), ValueError, "lr must be a positive number"),
         (lambda m: SGD(m, 0.1, momentum=1.0), ValueError, "momentum must be in"),
         (lambda m: SGD(m, 0.1, nesterov=True), ValueError, "nesterov needs momentum > 0"),
+        (lambda m: SGD(m, 0.1, weight_decay=-1), ValueError, "weight_decay must be a number of at"),
+        (lambda m: AdamW(m, weight_decay="a"), ValueError, "weight_decay must be a number"),
+        (lambda m: RMSprop(m, alpha=1.0), ValueError, r"alpha must be in \[0, 1\)"),
+        (lambda m: RMSprop(m, eps=0), ValueError, "eps must be a positive number"),
         (lambda m: Adam([]), ValueError, "at least one layer"),
         (lambda m: Adam([m[0], m[0]]), ValueError, "same one twice"),
         (lambda m: Adam([m[0].parameter_vector]), TypeError, "got ndarray"),

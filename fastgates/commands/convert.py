@@ -46,5 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
         options["return_sequences"] = False
     model = formats.read(arguments.source, **options)
     formats.write(model, arguments.target, **({"streaming": True} if arguments.streaming else {}))
+    if hasattr(model, "to_sequential"):
+        model = model.to_sequential()
     print(f"{arguments.target}: {model!r}")
     return 0

@@ -49,8 +49,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if isinstance(model, Sequential):
         lines.append(("output", f"of {'every' if model.return_sequences else 'the last'} step"))
     lines.append(("digest", f"sha256 {files.digest(tensors, header)}"))
+    width = max(8, *(len(name) for name, _ in lines)) + 2
     for name, text in lines:
-        print(f"{name:<10}{text}")
+        print(f"{name:<{width}}{text}")
     if isinstance(model, Module):
         print()
         _print_table(
@@ -69,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
             [(name, " x ".join(map(str, tensor.shape))) for name, tensor in tensors.items()],
         )
     if record is not None:
-        print(f"\nrecord    {json.dumps(record, sort_keys=True)}")
+        print(f"\n{'record':<{width}}{json.dumps(record, sort_keys=True)}")
     return 0
 
 

@@ -16,6 +16,7 @@ One kernel serves every cell and :class:`fastgates.Dense`, since equations play 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,7 @@ from .._simd import (
     int_pointer,
     load,
     load_first,
+    prefetch,
     store,
     store_first,
 )
@@ -45,10 +47,12 @@ _CHUNK = 96  # steps: four vectors of each fit into the L1 cache, beside numbers
 
 
 @helper
-def _copy(source, start, target, place, count):
+def _copy(source, start, target, place, count, ahead):
+    """Copy `count` floats, and ask for those that lie `ahead` of them."""
     k = INT0
     while k + LANES <= count:
         store(target, place + k, load(source, start + k))
+        prefetch(source, start + k + ahead)
         k += LANES
     if k < count:
         store_first(target, place + k, count - k, load_first(source, start + k, count - k))
@@ -91,14 +95,16 @@ def _gather_unit_weights(call, position, step, count, first_block, n_owned):
 
 @helper
 def _gather_step(call, position, step, count, first_block, n_owned):
-    """Copy one step of one sequence to row `count` of the chunk."""
+    """Copy one step of one sequence to row `count` of the chunk; return 0 if its state was 0."""
     row = row_of_step(call, position, step)
     kept = kept_row(call, position, step)
     width = call.n_blocks * LANES
     a = float_pointer(call.a)
     size, hidden = call.input_size, call.hidden_size
     start = count * call.a_stride
-    _copy(float_pointer(call.x), row * size, a, start, size)
+    # The next round copies the step before this one.
+    ahead = INT0 + 1 if call.reverse else INT0 - 1
+    _copy(float_pointer(call.x), row * size, a, start, size, ahead * size)
     if call.n_stage > 0:
         if restarts_at(call, row, step):
             if call.initial != 0:
@@ -110,22 +116,26 @@ def _gather_step(call, position, step, count, first_block, n_owned):
         else:
             earlier = row + 1 if call.reverse else row - 1
             source, place = call.output, earlier * call.output_stride
-        _copy(float_pointer(source), place, a, start + size, hidden)
+        skip = ahead * call.output_stride
+        _copy(float_pointer(source), place, a, start + size, hidden, skip)
     if call.n_stage_2 > 0:
-        _copy(float_pointer(call.sources), kept * width, a, start + size + hidden, hidden)
+        sources, skip = float_pointer(call.sources), -call.batch * width
+        _copy(sources, kept * width, a, start + size + hidden, hidden, skip)
     owned = n_owned * LANES
     saved = float_pointer(call.saved + 4 * (kept * call.slot_row + first_block * LANES))
     target = float_pointer(call.b + 4 * count * call.b_stride)
     for slot in range(call.n_slots):
         for k in range(0, owned, LANES):
             store(target, slot * owned + k, load(saved, slot * width + k))
+            prefetch(saved, slot * width + k - call.batch * call.slot_row)
     if call.n_unit_weights > 0:
         _gather_unit_weights(call, position, step, count, first_block, n_owned)
+    return 0 if call.initial == 0 and restarts_at(call, row, step) else 1
 
 
 @helper
-def _add_products(call, n_owned, steps, joins):
-    """Add the products of a chunk to the results."""
+def _add_products(call, n_owned, steps, states, joins):
+    """Add the products of a chunk to the results; `states` of its steps had a state."""
     size, hidden, offset = call.input_size, call.hidden_size, INT0
     for part in range(3):
         if part == 0:
@@ -139,10 +149,11 @@ def _add_products(call, n_owned, steps, joins):
             first, count, columns, result = INT0, call.n_stage, hidden, call.d_panel
         else:
             first, count, columns, result = call.n_stage, call.n_stage_2, hidden, call.d_panel_2
-        if count > 0:
+        terms = steps if part == 0 or states > 0 else INT0
+        if count > 0 and (terms > 0 or joins == 0):
             call_multiply(
                 call.multiply,
-                (columns, count * n_owned, steps),
+                (columns, count * n_owned, terms),
                 (call.a + 4 * offset, 0, 1, call.a_stride),
                 (call.b + 4 * first * n_owned * LANES, call.b_stride),
                 (result, 0, _STEP, columns * _STEP),
@@ -241,10 +252,11 @@ def weight_gradients(calls, first_block, end_block, state, stamp=STAMP):
     lengths = int_pointer(call.lengths)
     joins, steps = state // _HAS_SUMS, state % _HAS_SUMS
     position, step = INT0, call.end_step - 1
+    states = steps  # those that wait may have had any
     while True:
         while step >= call.first_step and steps < call.chunk:
             if position < call.batch and lengths[position] > step:
-                _gather_step(call, position, step, steps, first_block, n_owned)
+                states += _gather_step(call, position, step, steps, first_block, n_owned)
                 steps += 1
                 position += 1
             else:
@@ -253,8 +265,8 @@ def weight_gradients(calls, first_block, end_block, state, stamp=STAMP):
         if steps < call.chunk and (call.first_step > 0 or (steps == 0 and joins != 0)):
             break
         _add_biases(call, (call.n_slots + call.n_unit_weights) * n_owned, steps, joins)
-        _add_products(call, n_owned, steps, joins)
-        joins, steps = INT0 + 1, INT0
+        _add_products(call, n_owned, steps, states, joins)
+        joins, steps, states = INT0 + 1, INT0, INT0
     if call.first_step == 0:
         _scatter_all(call, first_block, n_owned)
     return joins * _HAS_SUMS + steps
@@ -299,7 +311,7 @@ class GradientPlan:
         floats = (width + _CHUNK) * n_slots * n_blocks * LANES
         self.threads = threads = min(threads, n_blocks)
         parts = max(threads, min(n_blocks, -(-floats // _PART_FLOATS)))
-        self.bounds = [n_blocks * i // parts for i in range(parts + 1)]
+        self.ranges = list(itertools.pairwise(n_blocks * i // parts for i in range(parts + 1)))
         most = -(-n_blocks // parts)
         a_stride, b_stride = _stride(width), _stride(n_slots * most * LANES)
         products = ((n_inputs, size), (n_stage, hidden), (n_stage_2, hidden), (n_slots, 1))
@@ -320,44 +332,42 @@ class WeightGradients:
 
     Parameters
     ----------
-    call : ndarray
-        A call that has all but the fields from ``chunk`` to ``d_bias``.
     plan : GradientPlan
     in_one_piece : bool
         Whether a single piece covers all steps. More pieces need scratch that outlives a call.
     """
 
-    def __init__(self, call: np.ndarray, plan: GradientPlan, in_one_piece: bool) -> None:
-        self._call, self._plan = call, plan
-        parts = len(plan.bounds) - 1
+    def __init__(self, plan: GradientPlan, in_one_piece: bool) -> None:
+        self._plan = plan
+        parts = len(plan.ranges)
         self._states = [0] * parts
         self._own: list[np.ndarray] | None = None
         if not in_one_piece:
             self._own = [aligned_empty(plan.scratch.floats) for _ in range(parts)]
 
-    def add(self, fields: slice, values: np.ndarray | tuple[int, ...]) -> None:
+    def add(self, call: np.ndarray) -> None:
         """Add a piece; with the one that begins at step 0 the results are complete.
 
         Parameters
         ----------
-        fields, values : slice, sequence of int
-            Fields of the call that are this piece's own.
+        call : ndarray
+            A call that has all but the fields from ``chunk`` to ``d_bias``.
         """
-        self._call[fields] = values
-        plan, bounds = self._plan, self._plan.bounds
+        plan, own = self._plan, self._own
 
         def make_worker() -> Callable[[int], None]:
-            mine = self._call.copy()
-            if self._own is None:
-                plan.scratch.place(mine)
+            mine = call.copy()
+            if own is None:
+                plan.scratch.place(mine, plan.scratch.start())
 
             def task(number: int) -> None:
-                if self._own is not None:
-                    plan.scratch.place(mine, address(self._own[number]))
-                self._states[number] = weight_gradients(
-                    mine, bounds[number], bounds[number + 1], self._states[number]
+                if own is not None:
+                    plan.scratch.place(mine, address(own[number]))
+                begin, end = plan.ranges[number]
+                self._states[number] = weight_gradients.dispatcher(
+                    mine, begin, end, self._states[number]
                 )
 
             return task
 
-        run(make_worker, len(self._states), plan.threads)
+        run(make_worker, len(plan.ranges), plan.threads)
