@@ -153,3 +153,4 @@ class Packing:
         count = self.hidden * width
         places = begin + row * count + np.arange(count)
         target[start + gate * count : start + (gate + 1) * count] = places
+

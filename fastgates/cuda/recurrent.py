@@ -448,9 +448,7 @@ class LayerPasses:
         size, time = x.shape[:2]
         batch = self._batch(caller, size, time, lengths, resets)
         initial = self._states_in(caller, "initial_state", initial_state, size)
-        final = caller.empty(
-            (len(layer.cell.states), len(layer._directions), size, layer.hidden_size)
-        )
+        final = caller.empty((len(layer.cell.states), len(layer._directions), size, layer.hidden_size))
         n_slots, hidden = len(layer.cell.slots), layer.hidden_size
         most = max(_FEWEST_STEPS, _WORKSPACE_FLOATS // max(1, size * n_slots * hidden))
         pieces = _pieces(time, most)
@@ -650,7 +648,9 @@ class LayerPasses:
         d_x, d_initial, by_slot = self.differentiate(tape, d_x, d_final, input_gradient)
         vector = self.download(by_slot, caller.stream)
         d_input = None if d_x is None else caller.give(d_x)
-        return Gradients(d_input, self.states_out(caller, d_initial), layer._split(vector), vector)
+        return Gradients(
+            d_input, self.states_out(caller, d_initial), layer._split(vector), vector
+        )
 
     def check(self, tape: Any) -> None:
         """Check that a tape is this layer's and can be used, as on the CPU."""
@@ -796,6 +796,4 @@ def _nbytes(tape: CudaTape) -> int:
     for pieces in tape.saved:
         for piece in pieces:
             arrays += [piece.slots, piece.cells, piece.carried]
-    return sum(
-        4 * int(np.prod(a.shape)) for a in {id(a): a for a in arrays if a is not None}.values()
-    )
+    return sum(4 * int(np.prod(a.shape)) for a in {id(a): a for a in arrays if a is not None}.values())
