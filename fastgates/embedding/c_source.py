@@ -427,8 +427,11 @@ class _Writer:
     def _layer(self, place: int, module: Recurrent, index: int, source: str) -> str:
         """Write one of the stacked layers; return where its output is."""
         cell, direction, hidden = module.cell, module._directions[index], module.hidden_size
-        values, n_gates = module._values(), len(module.cell.gates)
-        weight_ih, weight_hh, bias_ih, bias_hh = module._weights(values, direction)
+        n_gates, suffix = len(module.cell.gates), module._suffix(direction)
+        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        weight_ih, weight_hh, bias_ih, bias_hh = (
+            module.parameters.get(f"{kind}_{suffix}") for kind in kinds
+        )
         prefix = f"m{place}_l{index}"
         self._steps.append(f"/* {module!r}, layer {index} */".replace("*/ */", "*/"))
 
@@ -459,7 +462,7 @@ class _Writer:
             self._member(f"{prefix}_{identifier(name)}", width, reset=True) for name in cell.states
         ]
         constant = "0"
-        peepholes = module._peepholes(values, direction)
+        peepholes = module._peepholes(direction)
         if cell.unit_weights:
             padded = np.zeros((len(cell.unit_weights), hidden), np.float32)
             if peepholes is not None:
