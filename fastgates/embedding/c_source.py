@@ -427,11 +427,9 @@ class _Writer:
     def _layer(self, place: int, module: Recurrent, index: int, source: str) -> str:
         """Write one of the stacked layers; return where its output is."""
         cell, direction, hidden = module.cell, module._directions[index], module.hidden_size
-        n_gates, suffix = len(module.cell.gates), module._suffix(direction)
-        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        weight_ih, weight_hh, bias_ih, bias_hh = (
-            module.parameters.get(f"{kind}_{suffix}") for kind in kinds
-        )
+        n_gates, parameters, suffix = len(cell.gates), module.parameters, module._suffix(direction)
+        weight_ih, weight_hh = parameters[f"weight_ih_{suffix}"], parameters[f"weight_hh_{suffix}"]
+        bias_ih, bias_hh = (parameters.get(f"bias_{of}_{suffix}") for of in ("ih", "hh"))
         prefix = f"m{place}_l{index}"
         self._steps.append(f"/* {module!r}, layer {index} */".replace("*/ */", "*/"))
 
@@ -476,8 +474,8 @@ class _Writer:
         for stage, (first, count) in enumerate(cell.stages):
             order = [cell.recurrent_slots.index(slot) for slot in range(first, first + count)]
             part = by_gate(weight_hh)[order]
-            suffix = "" if len(cell.stages) == 1 else f"_{stage + 1}"
-            panel = self._constant(f"{prefix}_weight_hh{suffix}", self._panel(self._padded(part)))
+            number = "" if len(cell.stages) == 1 else f"_{stage + 1}"
+            panel = self._constant(f"{prefix}_weight_hh{number}", self._panel(self._padded(part)))
             sums = f"state->slots + {first * width}"
             self._product(
                 panel, "state->source" if stage else states[0], hidden, count * width, sums
