@@ -441,6 +441,7 @@ class Recurrent(Module):
         resets: Any = None,
         training: bool = False,
         segment: int | None = None,
+        copy: bool = True,
     ) -> tuple[np.ndarray, State, Tape]:
         """Run the layer over sequences, keeping what :meth:`backward` needs.
 
@@ -456,6 +457,9 @@ class Recurrent(Module):
             inputs and outputs of the layers, the memory is that of ``time / segment`` states and of
             one segment, least for a segment of about the root of time; a training step takes about
             the time of one forward pass more. By default everything is kept.
+        copy : bool
+            Whether the tape keeps a copy of `x`. Without, contiguous float32 arrays must not change
+            before :meth:`backward`.
 
         Returns
         -------
@@ -494,9 +498,10 @@ class Recurrent(Module):
         training: bool = False,
         segment: int | None = None,
         carried: list[np.ndarray] | None = None,
+        copy: bool = True,
     ) -> tuple[np.ndarray, State, Tape | None]:
         # A tape must not change with the caller's arrays, so with one they are copied.
-        current = self._input(x, copy=keep)
+        current = self._input(x, copy=keep and copy)
         batch = self._batch(current, lengths, resets)
         initial = self._states_in("initial_state", initial_state, batch.size)
         tape = Tape(self, self._version, batch, initial, [], [], [], []) if keep else None
@@ -733,8 +738,8 @@ class Recurrent(Module):
         if batch.size == 0 or batch.time == 0:
             vector[:] = 0
             d_input = np.zeros_like(tape.inputs[0]) if input_gradient else None
-            d_initial = np.zeros(states, np.float32) if d_final is None else d_final
-            start = self._states_out(d_initial) if initial_gradient else None
+            d_final = np.zeros(states, FLOAT32) if d_final is None else d_final
+            start = self._states_out(d_final) if initial_gradient else None
             return Gradients(d_input, start, vector, self._shapes, every)
         d_initial = np.empty(states, FLOAT32) if initial_gradient else None
         prepared = self._prepared_backward()

@@ -322,6 +322,7 @@ class Sequential(Module):
         resets: Any = None,
         training: bool = False,
         segment: int | None = None,
+        copy: bool = True,
     ) -> tuple[np.ndarray, tuple[State, ...], SequentialTape]:
         """Run all modules, keeping what :meth:`backward` needs.
 
@@ -329,7 +330,7 @@ class Sequential(Module):
         ----------
         x, initial_state, lengths, resets
             As in a call.
-        training, segment
+        training, segment, copy
             As for a recurrent layer.
 
         Returns
@@ -346,13 +347,16 @@ class Sequential(Module):
         tapes: list[Any] = []
         for place, module in enumerate(self.modules):
             tape: Any = None
+            copy = copy and place == 0  # what the modules make themselves does not change
             if isinstance(module, Recurrent):
-                x, state, tape = module.forward(x, next(states), lengths, resets, training, segment)
+                x, state, tape = module.forward(
+                    x, next(states), lengths, resets, training, segment, copy
+                )
                 final.append(state)
                 if place == self._last_recurrent and not self.return_sequences:
                     x = _last_outputs(module, state)
             elif isinstance(module, Dense):
-                x, tape = module.forward(x)
+                x, tape = module.forward(x, copy)
             else:
                 x = module(x)
             tapes.append(tape)
