@@ -36,6 +36,10 @@ _CHUNK_FLOATS = 64 * 1024  # of one layer's outputs, where stacked layers take t
 
 _KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
 
+NO_STATE_GRADIENTS = (
+    'state_gradients must be False on the device {!r}: call to("cpu") before the forward pass'
+)
+
 State = (
     Any  # (layers * directions, batch, hidden), or a tuple of those: one for each state variable
 )
@@ -691,6 +695,8 @@ class Recurrent(Module):
             If the tape is another layer's, or a gradient has the wrong shape or dtype.
         """
         if self._device != "cpu":
+            if state_gradients:
+                raise ValueError(NO_STATE_GRADIENTS.format(self._device))
             gradients = self._cuda().backward(tape, d_output, d_final_state, input_gradient)
             if not initial_gradient:
                 gradients.initial_state = None

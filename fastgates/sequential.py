@@ -17,7 +17,7 @@ import numpy as np
 from ._checks import positive_integer, real_array
 from ._parameters import Gradients, Module
 from .dense import Dense
-from .layers import Recurrent, State
+from .layers import NO_STATE_GRADIENTS, Recurrent, State
 
 __all__ = ["Scaling", "Sequential", "SequentialTape"]
 
@@ -404,6 +404,8 @@ class Sequential(Module):
             If the tape is another's, or a gradient has the wrong shape or dtype.
         """
         if self._device != "cpu":
+            if state_gradients:
+                raise ValueError(NO_STATE_GRADIENTS.format(self._device))
             return self._cuda().backward(tape, d_output, d_final_state, input_gradient)
         if not isinstance(tape, SequentialTape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")

@@ -350,6 +350,7 @@ class Trainer:
         self.learning_rate = self._rate
         self.best_loss, self.best_epoch = math.inf, 0
         self._best: np.ndarray | None = None  # the weights of the best epoch
+        self._good: np.ndarray | None = None  # the last weights with a finite loss in this fit
         self._first_epoch = 0  # epochs before this fit
         self._position = 0  # steps taken in this epoch
         self._sums = _Sums()
@@ -427,12 +428,18 @@ class Trainer:
             self._first_epoch, self._position = self.epoch, 0
             self.best_loss, self.best_epoch, self._best = math.inf, 0, None
         self._stop_reason = ""
+        self._good = None
         self.history.stop_reason = ""
         last_epoch = self._first_epoch + count
         self._call("on_fit_begin")
         with _Bar(self, last_epoch) as bar, _interrupt(self):
             if not finished:
-                self._run(data, validation, last_epoch, facts, bar)
+                try:
+                    self._run(data, validation, last_epoch, facts, bar)
+                except KeyboardInterrupt:  # a second Ctrl-C, or signals are someone else's
+                    if self._best is not None:
+                        self._set_weights(self._best)
+                    raise
         if not self._stop_reason:
             self._stop_reason = "max_epochs"
         self.history.stop_reason = self._stop_reason
@@ -507,9 +514,9 @@ class Trainer:
             self._diverged(f"loss {self.loss:g}, gradient norm {self.gradient_norm:g}")
         time_now = self.epoch - 1 + self._position / self.steps_per_epoch
         self.learning_rate = self._rate * self.schedule.factor(time_now)
-        self._good = model.parameter_vector.copy()  # they had a finite loss
+        self._good = model.parameter_vector.copy()
         optimizer.lr = self.learning_rate
-        if optimizer.lr > 0:
+        if optimizer.lr > 0 and weight > 0:
             optimizer.step(gradients)
         self.step += 1
         self._position += 1
@@ -554,11 +561,11 @@ class Trainer:
     def _diverged(self, what: str) -> None:
         norms = [*self.history._steps["gradient_norm"][-_REMEMBERED_NORMS:], self.gradient_norm]
         step = self.step + 1
-        kept = "no step was taken"
+        kept = "the model has the weights it had"
         if self._best is not None:
             self._set_weights(self._best)
             kept = f"the model has the weights of epoch {self.best_epoch}"
-        elif self.step:
+        elif self._good is not None:
             self._set_weights(self._good)
             kept = "the model has the last weights with a finite loss"
         before = ", ".join(f"{norm:.3g}" for norm in norms[:-1][-5:]) or "none"
@@ -588,10 +595,17 @@ class Trainer:
 
     def _facts(self, data: Sequences, validation: Sequences | None) -> dict[str, Any]:
         """Return what must be the same for a training to go on."""
+        model = self.model
+        settings = {
+            name: getattr(self.optimizer, name) for name in self.optimizer._settings if name != "lr"
+        }
         return {
-            "model": repr(self.model),
-            "parameters": self.model.parameter_vector.size,
-            "optimizer": type(self.optimizer).__name__,
+            "model": repr(model),
+            "cells": ", ".join(layer.cell.name for layer in model.recurrent),
+            "loss": f"{model.loss.name} {dict(model.loss.options)}, washout {model.washout}",
+            "initial_state": model.initial_state,
+            "parameters": model.parameter_vector.size,
+            "optimizer": f"{type(self.optimizer).__name__} {settings}",
             "learning_rate": self._rate,
             "schedule": repr(self.schedule),
             "batch_size": self.batch_size,

@@ -31,6 +31,7 @@ QUICK = {
     "fit": ["--epochs", "2"],
     "demo": ["--quick"],
     "warmup": ["--cells", "rnn"],
+    "depth": shlex.split("--lengths 5 --steps 10 --seeds 1 --cells gru --tasks order --jobs 1"),
     "bench": shlex.split(
         "--cells rnn --sizes 2,3,2,4 --random 0 --sections sizes --rounds 1 --seconds 1e-4"
     ),
@@ -108,10 +109,22 @@ def needs_torch(document):
 def elnino_csv(folder):
     """A seasonal series with the columns of the file that the documents forecast."""
     random = np.random.default_rng(0)
-    month = np.arange(240)
+    month = np.arange(732)
     values = 23 + 3 * np.sin(2 * np.pi * month / 12) + random.normal(0, 0.3, month.size)
     rows = [f"{1950 + m // 12},{m % 12 + 1},{v:.2f}" for m, v in zip(month, values, strict=True)]
     (folder / "elnino.csv").write_text("\n".join(["year,month,temperature", *rows]) + "\n")
+
+
+@pytest.fixture
+def runs_csv(folder):
+    """Runs of a machine with the columns of the file that docs/command-line.md makes."""
+    random = np.random.default_rng(0)
+    lines = ["run,vibration,current,tool,wear"]
+    for run in range(60):
+        level = random.normal(run % 3, 0.1, size=5 + run % 4)
+        tool = "worn" if run % 3 else "good"
+        lines += [f"{run},{value:.3f},{-value:.3f},{tool},{run % 3}" for value in level]
+    (folder / "runs.csv").write_text("\n".join(lines) + "\n")
 
 
 @pytest.mark.usefixtures("folder", "restore_threads")
@@ -147,7 +160,7 @@ def documents(folder, monkeypatch):
     monkeypatch.setattr(peers, "PEERS", ())
 
 
-@pytest.mark.usefixtures("elnino_csv", "model_file", "documents")
+@pytest.mark.usefixtures("elnino_csv", "runs_csv", "model_file", "documents")
 @pytest.mark.parametrize("document", named(filter(commands, DOCUMENTS)))
 def test_commands(document, capsys):
     for arguments in commands(document):
