@@ -21,6 +21,7 @@ from .engine.call import aligned_empty
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SimplifiedGRU", "Tape"]
 
+_CPU_ONLY = "{} needs device='cpu', got 'cuda': call to('cpu') first"
 _CHUNK_FLOATS = 64 * 1024  # of one layer's outputs, where stacked layers take turns
 
 State = (
@@ -496,6 +497,8 @@ class Recurrent(Module):
 
         The tape must be unused, without segments, of at least one step.
         """
+        if self._device != "cpu":
+            raise ValueError(_CPU_ONLY.format("what looks into a tape"))
         found = []
         for direction, saved in zip(self._directions, tape.saved, strict=True):
             assert saved is not None and saved.kept
@@ -609,6 +612,8 @@ class Recurrent(Module):
             If the tape is another layer's, or a gradient has the wrong shape or dtype.
         """
         if self._device != "cpu":
+            if state_gradients:
+                raise ValueError(_CPU_ONLY.format("state_gradients=True"))
             return self._cuda().backward(tape, d_output, d_final_state, input_gradient)
         if not isinstance(tape, Tape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")

@@ -17,7 +17,7 @@ import numpy as np
 from ._checks import positive_integer, real_array
 from ._parameters import Gradients, Module
 from .dense import Dense
-from .layers import Recurrent, State
+from .layers import _CPU_ONLY, Recurrent, State
 
 __all__ = ["Scaling", "Sequential", "SequentialTape"]
 
@@ -175,6 +175,10 @@ class Sequential(Module):
         )
         self._vector[:] = np.concatenate([m.parameter_vector for _, m in self._trainable()])
         self._adopt()
+        for module in modules:
+            if module.device != "cpu":  # then the whole model goes there
+                self.to(module.device)
+                break
 
     def _followers(self) -> tuple[Any, ...]:
         return self.modules
@@ -401,6 +405,8 @@ class Sequential(Module):
             If the tape is another's, or a gradient has the wrong shape or dtype.
         """
         if self._device != "cpu":
+            if state_gradients:
+                raise ValueError(_CPU_ONLY.format("state_gradients=True"))
             return self._cuda().backward(tape, d_output, d_final_state, input_gradient)
         if not isinstance(tape, SequentialTape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")

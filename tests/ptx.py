@@ -25,7 +25,7 @@ LENGTHS = types.Array(types.int32, 1, "C")
 MAPS = types.Array(types.int32, 2, "C")
 RESETS = types.Array(types.uint8, 2, "C")
 OUTPUTS = types.Array(types.float32, 2, "C")
-INT = types.int64
+INT, BOOL = types.int64, types.boolean
 FORWARD = (ROWS, ROWS, ROWS, ROWS, FLAT, STATES, STATES, LENGTHS, RESETS, *[INT] * 9, COUNTERS)
 BACKWARD = (
     *[ROWS] * 5,
@@ -78,7 +78,7 @@ class Compiled:
             assert self.stack == 0 and self.spills == 0, f"{self.stack} bytes of stack"
 
 
-def compile_kernel(kernel, signature, architecture, threads=None, registers=None):
+def compile_kernel(kernel, signature, architecture, registers=None):
     """Compile a kernel of the backend for an architecture."""
     from numba import cuda
     from numba.cuda import dispatcher

@@ -64,6 +64,11 @@ class Product:
         return 4 * self.quads * self.parts
 
     @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.lanes * self.parts
+
+    @property
     def weights(self) -> int:
         """Weights of a thread."""
         return 4 * self.quads * self.columns
@@ -71,7 +76,7 @@ class Product:
     @property
     def block_weights(self) -> int:
         """Packed weights of a block."""
-        return self.weights * self.lanes * self.parts
+        return self.weights * self.threads
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ As layers do, they keep their parameters on the host and a copy on the device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +35,8 @@ __all__ = ["DensePasses", "ScalingPasses", "SequentialPasses"]
 
 def _rows(array: Any) -> Any:
     """Return an array (..., width) as (1, rows, width), on the same memory."""
-    width = int(array.shape[-1])
-    return array.reshape(1, int(np.prod(array.shape[:-1])), width)
+    *leading, width = array.shape
+    return array.reshape(1, math.prod(leading), width)
 
 
 def _check_not_empty(caller: Caller, x: Any) -> None:
@@ -75,7 +76,7 @@ class DenseCudaTape:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays that the tape keeps."""
-        return 4 * int(np.prod(self.x.shape) + np.prod(self.y.shape))
+        return 4 * (math.prod(self.x.shape) + math.prod(self.y.shape))
 
 
 class DensePasses:
@@ -135,7 +136,7 @@ class DensePasses:
         """Return the map of a device array, there."""
         module, stream = self.module, caller.stream
         vector = self._copy.vector(stream)
-        y = caller.empty((*x.shape[:-1], module.output_size))
+        y = caller.empty((*tuple(x.shape)[:-1], module.output_size))
         source, target = _rows(x), _rows(y)
         count = source.shape[1]
         weights = Weights(vector, 0, module.input_size, 1)
