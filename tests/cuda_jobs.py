@@ -5,12 +5,13 @@ once and sends it jobs, a line of JSON each.
 """
 
 import copy
+import io
 import json
-import os
 import sys
 import threading
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import helpers
 import numpy as np
@@ -276,7 +277,7 @@ def device_arrays():
     expected, expected_final, tape = layer.forward(problem.x, problem.initial_state)
     wanted = layer.backward(tape, problem.d_output)
     check_results(
-        output.copy_to_host(), tuple(f.copy_to_host() for f in final), expected, expected_final
+        to_host(output), tuple(map(to_host, final)), expected, expected_final
     )
     assert_close("d_input", gradients.input.copy_to_host(), wanted.input, TOLERANCE, floor=1.0)
     assert_close("d", gradients.parameter_vector, wanted.parameter_vector, TOLERANCE, floor=1.0)
@@ -343,14 +344,41 @@ def functions():
         np.testing.assert_allclose(values, array(x), rtol=2e-7, atol=1e-38)
 
 
-def product(rows, time, begin, steps, inputs, outputs):
-    """The products over all steps, ours and those through CuPy, against NumPy."""
+def to_host(array):
+    """An array of any library as NumPy's."""
+    for name in ("copy_to_host", "get"):  # numba-cuda, CuPy
+        if hasattr(array, name):
+            return getattr(array, name)()
+    return array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)
+
+
+def tiled_products(**sizes):
+    """Our own products over all steps against NumPy."""
+    from fastgates.cuda._arrays import Memory
+    from fastgates.cuda._products import TiledProducts
+
+    check_products(TiledProducts(Memory()), **sizes)
+
+
+def cupy_products(**sizes):
+    """The calls that are made of CuPy, with NumPy in its place: they are both libraries'."""
     import types
 
+    from fastgates.cuda._products import CuPyProducts
+
+    numpy = types.SimpleNamespace(
+        asarray=lambda a: a._ary if hasattr(a, "_ary") else a,
+        ascontiguousarray=np.ascontiguousarray,
+        ones=np.ones,
+        cuda=types.SimpleNamespace(ExternalStream=lambda pointer: threading.Lock()),
+    )
+    check_products(CuPyProducts(numpy), **sizes)
+
+
+def check_products(products, rows, time, begin, steps, inputs, outputs):
     from numba import cuda
 
-    from fastgates.cuda._arrays import Memory
-    from fastgates.cuda._products import CuPyProducts, Rows, TiledProducts, Weights
+    from fastgates.cuda._products import Rows, Weights
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal((rows, time, inputs + 1)).astype(np.float32)
@@ -363,38 +391,54 @@ def product(rows, time, begin, steps, inputs, outputs):
     added[:, :, 2:] *= 2
     flat = mapped[:, :, 2:].reshape(-1, outputs).astype(np.float64)
     expected = flat.T @ piece.reshape(-1, inputs)
-    # NumPy in CuPy's place: the calls that are made of it are both libraries'.
-    numpy = types.SimpleNamespace(
-        asarray=lambda a: a._ary if hasattr(a, "_ary") else a,
-        ascontiguousarray=np.ascontiguousarray,
-        ones=np.ones,
-        cuda=types.SimpleNamespace(ExternalStream=lambda pointer: threading.Lock()),
-    )
     stream = cuda.default_stream()
-    for products in (TiledProducts(Memory()), CuPyProducts(numpy)):
-        there = cuda.to_device(x)
-        source = Rows(there, begin, steps, 1, inputs)
-        for place, strides, values in (
-            (5, (inputs, 1), weight),
-            (0, (1, outputs), weight.T),
-        ):
-            stretch = np.concatenate([np.zeros(place, np.float32), values.ravel()])
-            weights = Weights(cuda.to_device(stretch), place, *strides)
-            result = cuda.to_device(target)
-            into = Rows(result, 0, steps, 2, outputs)
-            products.map_rows(source, weights, into, stream)
-            assert_close("mapped", result.copy_to_host(), mapped, TOLERANCE)
-            products.map_rows(source, weights, into, stream, True)
-            assert_close("added", result.copy_to_host(), added, TOLERANCE)
-        left = Rows(cuda.to_device(mapped), 0, steps, 2, outputs)
-        sums = cuda.to_device(summed)
-        products.sum_rows(left, source, sums, 2, stream, False)
-        assert_close("sums", sums.copy_to_host()[2:], expected.ravel(), TOLERANCE)
-        assert np.array_equal(sums.copy_to_host()[:2], summed[:2])
-        products.sum_rows(left, source, sums, 2, stream, True)
-        assert_close("sums twice", sums.copy_to_host()[2:], 2 * expected.ravel(), TOLERANCE)
-        products.sum_rows(left, None, sums, 0, stream, False)
-        assert_close("columns", sums.copy_to_host()[:outputs], flat.sum(axis=0), TOLERANCE)
+    there = cuda.to_device(x)
+    source = Rows(there, begin, steps, 1, inputs)
+    for place, strides, values in (
+        (5, (inputs, 1), weight),
+        (0, (1, outputs), weight.T),
+    ):
+        stretch = np.concatenate([np.zeros(place, np.float32), values.ravel()])
+        weights = Weights(cuda.to_device(stretch), place, *strides)
+        result = cuda.to_device(target)
+        into = Rows(result, 0, steps, 2, outputs)
+        products.map_rows(source, weights, into, stream)
+        assert_close("mapped", result.copy_to_host(), mapped, TOLERANCE)
+        products.map_rows(source, weights, into, stream, True)
+        assert_close("added", result.copy_to_host(), added, TOLERANCE)
+    left = Rows(cuda.to_device(mapped), 0, steps, 2, outputs)
+    sums = cuda.to_device(summed)
+    products.sum_rows(left, source, sums, 2, stream, False)
+    assert_close("sums", sums.copy_to_host()[2:], expected.ravel(), TOLERANCE)
+    assert np.array_equal(sums.copy_to_host()[:2], summed[:2])
+    products.sum_rows(left, source, sums, 2, stream, True)
+    assert_close("sums twice", sums.copy_to_host()[2:], 2 * expected.ravel(), TOLERANCE)
+    products.sum_rows(left, None, sums, 0, stream, False)
+    assert_close("columns", sums.copy_to_host()[:outputs], flat.sum(axis=0), TOLERANCE)
+
+
+def benchmark(folder):
+    """The benchmark of the GPU, with a device that is made up."""
+    import torch
+
+    from bench import gpu
+
+    device = gpu.Device("simulated", 2, 128, 1e9, 1e12)
+    gpu.current_device = lambda: device
+    sizes = ["--hidden", "3", "--batch", "1", "2", "--time", "2", "--inputs", "2"]
+    files = ["--json", f"{folder}/gpu.json", "--markdown", f"{folder}/gpu.md"]
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        assert gpu.main([*sizes, *files, "--seconds", "0", "--cells", "gru"]) == 0
+        assert gpu.main(["--from", f"{folder}/gpu.json"]) == 0
+    text = Path(folder, "gpu.md").read_text()
+    assert text.count("| 3 | 1 | 2 |") == 2, text
+    # The peer's side, on PyTorch's CPU: the same numbers come out of both.
+    for mode in gpu.MODES:
+        case = gpu.Case("gru", mode, 3, 2, 4, 2)
+        x, d_output = np.ones((2, 4, 2), np.float32), np.ones((2, 4, 3), np.float32)
+        ours = gpu.Ours(case, x, d_output)
+        theirs = gpu.Torch(case, torch.from_numpy(x), torch.from_numpy(d_output))
+        gpu.compare(case, getattr(ours, mode)(), getattr(theirs, mode)())
 
 
 def main():

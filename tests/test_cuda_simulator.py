@@ -20,7 +20,8 @@ SIZES = {"batch": 2, "time": 3, "input_size": 2, "hidden_size": 3}
 def job():
     """Runs a job of `cuda_jobs.py` in a process with the simulator, one for all tests."""
     environment = dict(os.environ, NUMBA_ENABLE_CUDASIM="1")
-    environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE_ROOT), str(ROOT / "tests")])
+    places = [PACKAGE_ROOT, ROOT / "tests", ROOT]  # the last for the benchmark
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, places))
     with subprocess.Popen(
         [sys.executable, "-P", "-W", "error", str(ROOT / "tests" / "cuda_jobs.py")],
         env=environment,
@@ -107,18 +108,28 @@ def test_errors_at_the_door(job):
     job("errors")
 
 
+PIECE = {"rows": 3, "time": 5, "begin": 1, "steps": 3, "inputs": 9, "outputs": 10}
+
+
 @pytest.mark.parametrize(
-    "sizes",
+    ("name", "sizes"),
     [
-        {"rows": 2, "time": 3, "begin": 0, "steps": 3, "inputs": 3, "outputs": 5},
-        {"rows": 3, "time": 5, "begin": 1, "steps": 3, "inputs": 9, "outputs": 10},
-        {"rows": 2, "time": 600, "begin": 0, "steps": 600, "inputs": 1, "outputs": 2},
+        ("tiled_products", PIECE),
+        ("tiled_products", PIECE | {"time": 9, "steps": 8, "inputs": 1}),
+        ("cupy_products", PIECE),
+        ("cupy_products", PIECE | {"begin": 0, "steps": 5}),
     ],
-    ids=["small", "a piece", "a sum in parts"],
+    ids=["ours", "ours, a sum in parts", "through CuPy", "through CuPy, all steps"],
 )
-def test_products_over_all_steps(job, sizes):
-    job("product", **sizes)
+def test_products_over_all_steps(job, name, sizes):
+    job(name, **sizes)
 
 
 def test_tanh_and_sigmoid_are_those_of_the_cpu(job):
     job("functions")
+
+
+@pytest.mark.parity
+def test_the_benchmark(job, tmp_path):
+    pytest.importorskip("torch")
+    job("benchmark", folder=str(tmp_path))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import float32
 
+from ._arrays import stream_number
 from ._device import SIMULATED, cuda, fma
 
 __all__ = ["CuPyProducts", "Rows", "TiledProducts", "Weights", "products"]
@@ -27,7 +28,7 @@ _TILE = _SIDE * _MICRO
 _DEPTH = 4 if SIMULATED else 16  # of the inner sum that a block holds at a time
 _THREADS = _SIDE * _SIDE
 _WISHED_BLOCKS = 264
-_FEWEST_ROWS = 512  # of a part of a long sum
+_FEWEST_ROWS = 8 if SIMULATED else 512  # of a part of a long sum
 
 
 class Rows(NamedTuple):
@@ -303,9 +304,7 @@ class CuPyProducts:
         return flat[:, rows.column : rows.column + rows.width]
 
     def _on(self, stream: Any) -> Any:
-        handle = getattr(stream, "handle", None)
-        pointer = getattr(handle, "value", handle) or 0
-        return self._cupy.cuda.ExternalStream(int(pointer))
+        return self._cupy.cuda.ExternalStream(stream_number(stream))
 
     def map_rows(
         self, source: Rows, weights: Weights, target: Rows, stream: Any, add: bool = False

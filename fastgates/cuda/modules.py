@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._parameters import Gradients
-from ._arrays import Caller, Memory
+from ._arrays import Caller, Memory, stream_number
 from ._device import cuda
 from ._elementwise import (
     SCALE,
@@ -54,7 +54,7 @@ class _Copy:
 
     def vector(self, stream: Any) -> Any:
         version = self.module._version
-        if self._stream is not None and stream != self._stream:
+        if self._stream is not None and stream_number(stream) != stream_number(self._stream):
             self._stream.synchronize()
         if self._copy is None or self._copy[0] != version:
             self._stream = stream

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .._parameters import Gradients
-from ._arrays import Caller, Memory
+from ._arrays import Caller, Memory, stream_number
 from ._device import SIMULATED, cuda
 from ._elementwise import clear, gather, mask_past_end, take_states, take_top, weigh
 from ._kernels import (
@@ -170,7 +170,7 @@ class LayerPasses:
     def _weights(self, transposed: bool, plan: Plan, stream: Any) -> list[_Weights]:
         """Return the weights of each direction in the layout of a plan, of this moment."""
         version = self.layer._version
-        if self._stream is not None and stream != self._stream:
+        if self._stream is not None and stream_number(stream) != stream_number(self._stream):
             self._stream.synchronize()
         key = transposed, plan
         packed = self._packed.get(key)
