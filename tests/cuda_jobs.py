@@ -378,6 +378,7 @@ def cupy_products(**sizes):
 def check_products(products, rows, time, begin, steps, inputs, outputs):
     from numba import cuda
 
+    from fastgates.cuda._device import default_stream
     from fastgates.cuda._products import Rows, Weights
 
     rng = np.random.default_rng(0)
@@ -391,7 +392,7 @@ def check_products(products, rows, time, begin, steps, inputs, outputs):
     added[:, :, 2:] *= 2
     flat = mapped[:, :, 2:].reshape(-1, outputs).astype(np.float64)
     expected = flat.T @ piece.reshape(-1, inputs)
-    stream = cuda.default_stream()
+    stream = default_stream()
     there = cuda.to_device(x)
     source = Rows(there, begin, steps, 1, inputs)
     for place, strides, values in (

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .._checks import Axis, check_shape, real_array
-from ._device import SIMULATED, cuda
+from ._device import SIMULATED, cuda, default_stream
 
 __all__ = ["Caller", "Memory", "is_device_array", "stream_number"]
 
@@ -90,7 +90,7 @@ class Caller:
     def _stream_of(self, like: Any) -> Any:
         pointer = 0
         if not self.on_device or SIMULATED:
-            return cuda.default_stream()
+            return default_stream()
         if self.library == "torch":
             torch = sys.modules["torch"]
             pointer = torch.cuda.current_stream(like.device).cuda_stream
@@ -101,7 +101,7 @@ class Caller:
         # 0, 1 and 2 name default streams, of which the first two are the same one.
         if pointer == 2:
             return cuda.per_thread_default_stream()
-        return cuda.external_stream(pointer) if pointer > 2 else cuda.default_stream()
+        return cuda.external_stream(pointer) if pointer > 2 else default_stream()
 
     def take(self, name: str, value: Any, shape: Sequence[Axis]) -> Any:
         """Return an array of the caller's on the device, float32, without a copy if it is there.

@@ -25,6 +25,7 @@ from .._jit import _Helper
 __all__ = [
     "SIMULATED",
     "cuda",
+    "default_stream",
     "device_function",
     "fma",
     "load4",
@@ -45,6 +46,12 @@ def device_function(function: Callable[..., Any]) -> Any:
     if SIMULATED:
         return function
     return cuda.jit(device=True, forceinline=True)(function)
+
+
+def default_stream() -> Any:
+    """Return the default stream."""
+    # Numba's own simulator, where numba-cuda is not installed, does not know that name.
+    return cuda.stream() if SIMULATED else cuda.default_stream()
 
 
 # -- Primitives -----------------------------------------------------------------------------------
