@@ -272,7 +272,9 @@ def measure(case: Case, device: Device, options: argparse.Namespace, torch: Any)
 
 def goal(row: dict[str, Any]) -> float:
     """Return how many times PyTorch's time a case may take: the goals of the project."""
-    if row["batch"] <= 264 and (row["hidden"] <= 128 or (row["cell"], row["hidden"]) == ("gru", 256)):
+    if row["batch"] <= 264 and (
+        row["hidden"] <= 128 or (row["cell"], row["hidden"]) == ("gru", 256)
+    ):
         return 1.0
     return 1.5
 

@@ -195,14 +195,14 @@ def model(return_sequences, lengths, activation):
     for a, e in zip(states, expected_states, strict=True):
         check_results(output, a, expected, e)
     d_output = rng.standard_normal(expected.shape)
-    d_states = [helpers.as_state([rng.standard_normal(p.shape) for p in helpers.parts(s)])
-                for s in expected_states]
+    d_states = [
+        helpers.as_state([rng.standard_normal(p.shape) for p in helpers.parts(s)])
+        for s in expected_states
+    ]
     gradients = twin.backward(tape_2, d_output, d_states)
     wanted = network.backward(tape, d_output, d_states)
     assert_close("d_input", gradients.input, wanted.input, TOLERANCE, floor=1.0)
-    assert_close(
-        "d", gradients.parameter_vector, wanted.parameter_vector, TOLERANCE, floor=1.0
-    )
+    assert_close("d", gradients.parameter_vector, wanted.parameter_vector, TOLERANCE, floor=1.0)
     for a, e in zip(gradients.initial_state, wanted.initial_state, strict=True):
         for one, other in zip(helpers.parts(a), helpers.parts(e), strict=True):
             assert_close("d_initial_state", one, other, TOLERANCE, floor=1.0)
@@ -276,9 +276,7 @@ def device_arrays():
         assert hasattr(array, "__cuda_ndarray__"), type(array)
     expected, expected_final, tape = layer.forward(problem.x, problem.initial_state)
     wanted = layer.backward(tape, problem.d_output)
-    check_results(
-        to_host(output), tuple(map(to_host, final)), expected, expected_final
-    )
+    check_results(to_host(output), tuple(map(to_host, final)), expected, expected_final)
     assert_close("d_input", gradients.input.copy_to_host(), wanted.input, TOLERANCE, floor=1.0)
     assert_close("d", gradients.parameter_vector, wanted.parameter_vector, TOLERANCE, floor=1.0)
     last, _ = twin(x, state, return_sequences=False)
@@ -308,8 +306,11 @@ def errors():
     expect(ValueError, "lengths must be from 1", lambda: layer(x, lengths=[0, 1]))
     expect(ValueError, "resets must be bool", lambda: layer(x, resets=np.zeros((2, 3))))
     expect(ValueError, "initial_state must be a tuple", lambda: layer(x, np.zeros((1, 2, 3))))
-    expect(ValueError, "initial_state[1] must have shape",
-           lambda: layer(x, (np.zeros((1, 2, 3)), np.zeros((1, 2, 4)))))
+    expect(
+        ValueError,
+        "initial_state[1] must have shape",
+        lambda: layer(x, (np.zeros((1, 2, 3)), np.zeros((1, 2, 4)))),
+    )
     expect(ValueError, "must not be empty", lambda: layer(x[:0]))
     expect(ValueError, "device must be", lambda: layer.to("gpu"))
     _, _, tape = layer.forward(x)
@@ -369,6 +370,7 @@ def cupy_products(**sizes):
     numpy = types.SimpleNamespace(
         asarray=lambda a: a._ary if hasattr(a, "_ary") else a,
         ascontiguousarray=np.ascontiguousarray,
+        matmul=np.matmul,
         ones=np.ones,
         cuda=types.SimpleNamespace(ExternalStream=lambda pointer: threading.Lock()),
     )

@@ -49,10 +49,7 @@ def compile_pass(name, hidden, batch, transposed, architecture):
 @pytest.mark.parametrize("transposed", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize(
     ("name", "hidden", "batch"),
-    [
-        pytest.param(*size, id="-".join(map(str, size)))
-        for size in [ALONE[0], SHARED[1], SMALL[0]]
-    ]
+    [pytest.param(*size, id="-".join(map(str, size))) for size in [ALONE[0], SHARED[1], SMALL[0]]]
     + [
         pytest.param(*size, id="-".join(map(str, size)), marks=pytest.mark.slow)
         for size in [*ALONE[1:], SHARED[0], *SMALL[1:]]
@@ -82,11 +79,15 @@ def test_recurrent_kernels(name, hidden, batch, transposed, architecture):
 def small_kernels():
     """Every other kernel with its signature."""
     flat, rows, states = FLAT, ROWS, ptx.STATES
-    yield "map_rows", _products.map_rows_kernel(), (
-        (rows, INT, INT, flat, INT, INT, INT, rows, *[INT] * 5, ptx.BOOL)
+    yield (
+        "map_rows",
+        _products.map_rows_kernel(),
+        ((rows, INT, INT, flat, INT, INT, INT, rows, *[INT] * 5, ptx.BOOL)),
     )
-    yield "sum_rows", _products.sum_rows_kernel(), (
-        (rows, INT, INT, rows, INT, INT, ptx.BOOL, flat, *[INT] * 4)
+    yield (
+        "sum_rows",
+        _products.sum_rows_kernel(),
+        ((rows, INT, INT, rows, INT, INT, ptx.BOOL, flat, *[INT] * 4)),
     )
     yield "add_parts", _products.add_parts_kernel(), (flat, INT, INT, flat, INT, ptx.BOOL)
     yield "gather", _elementwise.gather_kernel(), (flat, ptx.MAPS, flat)

@@ -3,17 +3,19 @@
 The comparisons are those that `test_cuda_simulator.py` makes, at sizes that a simulator cannot do.
 """
 
+import cuda_jobs
 import numpy as np
 import pytest
 from cuda_jobs import cases, check_gradients, check_results, on_gpu
-from helpers import CELLS, assert_same_bits, assert_same_gradients, as_state, make_problem, normal
+from helpers import CELLS, as_state, assert_same_bits, assert_same_gradients, make_problem, normal
 
-import cuda_jobs
 import fastgates as fg
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not fg.cuda.is_available(), reason="needs an NVIDIA GPU and fastgates[cuda]"),
+    pytest.mark.skipif(
+        not fg.cuda.is_available(), reason="needs an NVIDIA GPU and fastgates[cuda]"
+    ),
 ]
 
 ALL = [case.id for case in CELLS] + ["toy"]

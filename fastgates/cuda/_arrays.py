@@ -17,7 +17,7 @@ import numpy as np
 from .._checks import Axis, check_shape, real_array
 from ._device import SIMULATED, cuda, default_stream
 
-__all__ = ["Caller", "Memory", "is_device_array", "stream_number"]
+__all__ = ["Caller", "Memory", "is_device_array", "stream_number", "without_stream"]
 
 _CUDA_DEVICES = (2, 13)  # kDLCUDA and kDLCUDAManaged
 
@@ -44,6 +44,16 @@ class _View:
     def __init__(self, interface: dict[str, Any], owner: Any) -> None:
         self.__cuda_array_interface__ = interface
         self.owner = owner
+
+
+def without_stream(array: Any) -> Any:
+    """Return a view of a device array that names no stream, for whom works on the same one.
+
+    A library that is told a stream waits for all that was started on it.
+    """
+    if SIMULATED:
+        return array
+    return _View(dict(array.__cuda_array_interface__, stream=None), array)
 
 
 def _from_dlpack(value: Any) -> _View:
@@ -162,7 +172,7 @@ class Caller:
         if self.library == "torch":
             return sys.modules["torch"].as_tensor(array, device=self._place)
         if self.library == "cupy":
-            return sys.modules["cupy"].asarray(array)
+            return sys.modules["cupy"].asarray(without_stream(array))
         return array
 
 

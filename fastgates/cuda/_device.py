@@ -6,7 +6,7 @@ become device functions in the same way, and the few SIMD primitives that they a
 ``where_less``, ...) become those of this file, for one float32. So a new cell runs on a GPU without
 a line of its own.
 
-With ``NUMBA_ENABLE_CUDASIM=1`` the same kernels run in Numba's simulator, one Python thread for each
+With ``NUMBA_ENABLE_CUDASIM=1`` the same kernels run in Numba's simulator, a Python thread for each
 CUDA thread. It knows no types, no alignment and no intrinsics: the primitives are NumPy then.
 """
 

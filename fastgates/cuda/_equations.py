@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from ..cells import Cell, backward_pass, forward_pass
@@ -43,7 +43,7 @@ def _arguments(kernel: Any, pass_: Any) -> tuple[Any, ...]:
     return noted[0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def equations_of(cell: Cell) -> Equations:
     """Return the equations of a cell."""
     forward = _arguments(cell.forward, forward_pass)

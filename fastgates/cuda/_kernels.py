@@ -287,7 +287,6 @@ def _with_first(count: int) -> Any:
 def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
     """Return the kernel of the forward pass of a cell; `keep` says whether for a tape."""
     n_slots, n_states, two = len(cell.slots), len(cell.states), len(cell.stages) == 2
-    n_others = n_states - 1
     given = equations_of(cell)
     equations = on_device(given.step)
     first_equations = on_device(given.first_step) if two else None
@@ -556,8 +555,21 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
 
     @device_function
     def old_state(  # type: ignore[no-untyped-def]
-        output, cells, initial, carried, lengths, resets, direction, carried_direction, column, begin,
-        steps, flags, row, t, unit,
+        output,
+        cells,
+        initial,
+        carried,
+        lengths,
+        resets,
+        direction,
+        carried_direction,
+        column,
+        begin,
+        steps,
+        flags,
+        row,
+        t,
+        unit,
     ):
         """Return the states before the step at time `t`."""
         reverse = (flags & REVERSE) != 0
@@ -575,13 +587,41 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
 
     @device_function
     def gather(  # type: ignore[no-untyped-def]
-        slots, output, cells, d_output, initial, carried, lengths, resets, direction,
-        carried_direction, column, begin, steps, flags, row, t, unit,
+        slots,
+        output,
+        cells,
+        d_output,
+        initial,
+        carried,
+        lengths,
+        resets,
+        direction,
+        carried_direction,
+        column,
+        begin,
+        steps,
+        flags,
+        row,
+        t,
+        unit,
     ):
         """Return what the equations take of a step from global memory."""
         old = old_state(
-            output, cells, initial, carried, lengths, resets, direction, carried_direction, column,
-            begin, steps, flags, row, t, unit,
+            output,
+            cells,
+            initial,
+            carried,
+            lengths,
+            resets,
+            direction,
+            carried_direction,
+            column,
+            begin,
+            steps,
+            flags,
+            row,
+            t,
+            unit,
         )
         saved = load_slots(slots[row, t - begin], unit, hidden)
         new = (ZERO,) + load_others(cells[row, t - begin], unit, hidden)
@@ -653,8 +693,23 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                     shared[at + start_at + state * roles] = d_initial[state, direction, row, unit]
                 if tile == 0 and steps > 0 and t_first < lengths[row]:
                     saved, old, new, d_out = gather(
-                        slots, output, cells, d_output, initial, carried, lengths, resets,
-                        direction, carried_direction, column, begin, steps, flags, row, t_first, unit,
+                        slots,
+                        output,
+                        cells,
+                        d_output,
+                        initial,
+                        carried,
+                        lengths,
+                        resets,
+                        direction,
+                        carried_direction,
+                        column,
+                        begin,
+                        steps,
+                        flags,
+                        row,
+                        t_first,
+                        unit,
                     )
 
         meetings = 0
@@ -673,9 +728,23 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                 if has_role and next_row < batch and begin <= next_t and next_t < begin + steps:
                     if next_t < lengths[next_row]:
                         saved, old, new, d_out = gather(
-                            slots, output, cells, d_output, initial, carried, lengths, resets,
-                            direction, carried_direction, column, begin, steps, flags, next_row,
-                            next_t, unit,
+                            slots,
+                            output,
+                            cells,
+                            d_output,
+                            initial,
+                            carried,
+                            lengths,
+                            resets,
+                            direction,
+                            carried_direction,
+                            column,
+                            begin,
+                            steps,
+                            flags,
+                            next_row,
+                            next_t,
+                            unit,
                         )
                 if mine:
                     at = state_at + tile * kept + my_row * units + lane
@@ -754,9 +823,7 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                             value = slots[tile_row + r, t - begin, first * hidden + k]
                         shared[r * size + k] = value
                     cuda.syncthreads()
-                product(
-                    weights, 0, packed, weights_at + piece * block, shared, 0, partial, thread
-                )
+                product(weights, 0, packed, weights_at + piece * block, shared, 0, partial, thread)
                 cuda.syncthreads()
                 row = tile_row + my_row
                 if has_role and row < batch and t < lengths[row]:

@@ -153,4 +153,3 @@ class Packing:
         count = self.hidden * width
         places = begin + row * count + np.arange(count)
         target[start + gate * count : start + (gate + 1) * count] = places
-

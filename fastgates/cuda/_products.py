@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import float32
 
-from ._arrays import stream_number
+from ._arrays import stream_number, without_stream
 from ._device import SIMULATED, cuda, fma
 
 __all__ = ["CuPyProducts", "Rows", "TiledProducts", "Weights", "products"]
@@ -290,14 +290,14 @@ class CuPyProducts:
         self._ones: Any = None
 
     def _view(self, rows: Rows) -> Any:
-        array = self._cupy.asarray(rows.array)
+        array = self._cupy.asarray(without_stream(rows.array))
         return array[
             :, rows.begin : rows.begin + rows.steps, rows.column : rows.column + rows.width
         ]
 
     def _matrix(self, rows: Rows) -> Any:
         """Return a block of rows as one matrix, a view where its steps are all there are."""
-        array = self._cupy.asarray(rows.array)
+        array = self._cupy.asarray(without_stream(rows.array))
         if rows.steps != array.shape[1]:
             array = self._cupy.ascontiguousarray(array[:, rows.begin : rows.begin + rows.steps])
         flat = array.reshape(-1, array.shape[2])
@@ -312,12 +312,17 @@ class CuPyProducts:
         """Write ``source @ weights.T`` to `target`, or add it to what is there."""
         with self._on(stream):
             size = target.width * source.width
-            flat = self._cupy.asarray(weights.array)[weights.begin : weights.begin + size]
+            flat = self._cupy.asarray(without_stream(weights.array))[
+                weights.begin : weights.begin + size
+            ]
             if weights.input_stride == 1:
                 matrix = flat.reshape(target.width, source.width).T
             else:
                 matrix = flat.reshape(source.width, target.width)
             view = self._view(target)
+            if not add and view.flags.c_contiguous:
+                self._cupy.matmul(self._matrix(source), matrix, out=view.reshape(-1, target.width))
+                return
             result = self._matrix(source) @ matrix
             if add:
                 view += result.reshape(view.shape)
@@ -337,7 +342,7 @@ class CuPyProducts:
                 result = self._ones[:, :count] @ one
             else:
                 result = one.T @ self._matrix(right)
-            view = self._cupy.asarray(target)[begin : begin + result.size]
+            view = self._cupy.asarray(without_stream(target))[begin : begin + result.size]
             if add:
                 view += result.ravel()
             else:

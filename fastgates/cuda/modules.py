@@ -345,9 +345,7 @@ class SequentialPasses:
             passes = part._cuda()
             wanted = place > 0 or input_gradient
             if isinstance(passes, LayerPasses):
-                d_state = passes._states_in(
-                    caller, "d_final_state", d_states.pop(), step.data.size
-                )
+                d_state = passes._states_in(caller, "d_final_state", d_states.pop(), step.data.size)
                 if place == module._last_recurrent and not module.return_sequences:
                     if d_x is not None:
                         if d_state is None:

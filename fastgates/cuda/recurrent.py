@@ -187,20 +187,19 @@ class LayerPasses:
             maps: list[tuple[np.ndarray, np.ndarray]] = []
             for packing in self._packings:
                 maps.append(packing.recurrent(plan, transposed, self._constants))
-                inputs = packing.inputs()
-                maps.append((inputs, np.full(inputs.size, -1)))
+                of_inputs = packing.inputs()
+                maps.append((of_inputs, np.full(of_inputs.size, -1)))
             places = np.stack([np.concatenate([m[n] for m in maps]) for n in range(2)])
             places_there = cuda.to_device(places.astype(np.int32), stream=stream)
             whole = cuda.device_array(places.shape[1], np.float32, stream=stream)
             self._maps[key] = places_there, whole
             weights, at = [], 0
             for number, direction in enumerate(self.layer._directions):
-                recurrent, inputs = maps[2 * number][0].size, maps[2 * number + 1][0].size
-                view = whole[at : at + recurrent]
+                end = at + maps[2 * number][0].size
                 # (G * H, I), as it is on the way forward, transposed on the way back.
                 strides = (1, direction.input_size) if transposed else (direction.input_size, 1)
-                weights.append(_Weights(view, Weights(whole, at + recurrent, *strides)))
-                at += recurrent + inputs
+                weights.append(_Weights(whole[at:end], Weights(whole, end, *strides)))
+                at = end + maps[2 * number + 1][0].size
         else:
             weights = packed[1]
         places_there, whole = self._maps[key]
@@ -448,7 +447,9 @@ class LayerPasses:
         size, time = x.shape[:2]
         batch = self._batch(caller, size, time, lengths, resets)
         initial = self._states_in(caller, "initial_state", initial_state, size)
-        final = caller.empty((len(layer.cell.states), len(layer._directions), size, layer.hidden_size))
+        final = caller.empty(
+            (len(layer.cell.states), len(layer._directions), size, layer.hidden_size)
+        )
         n_slots, hidden = len(layer.cell.slots), layer.hidden_size
         most = max(_FEWEST_STEPS, _WORKSPACE_FLOATS // max(1, size * n_slots * hidden))
         pieces = _pieces(time, most)
@@ -648,9 +649,7 @@ class LayerPasses:
         d_x, d_initial, by_slot = self.differentiate(tape, d_x, d_final, input_gradient)
         vector = self.download(by_slot, caller.stream)
         d_input = None if d_x is None else caller.give(d_x)
-        return Gradients(
-            d_input, self.states_out(caller, d_initial), layer._split(vector), vector
-        )
+        return Gradients(d_input, self.states_out(caller, d_initial), layer._split(vector), vector)
 
     def check(self, tape: Any) -> None:
         """Check that a tape is this layer's and can be used, as on the CPU."""
@@ -796,4 +795,6 @@ def _nbytes(tape: CudaTape) -> int:
     for pieces in tape.saved:
         for piece in pieces:
             arrays += [piece.slots, piece.cells, piece.carried]
-    return sum(4 * int(np.prod(a.shape)) for a in {id(a): a for a in arrays if a is not None}.values())
+    return sum(
+        4 * int(np.prod(a.shape)) for a in {id(a): a for a in arrays if a is not None}.values()
+    )
