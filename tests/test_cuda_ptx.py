@@ -76,29 +76,38 @@ def test_recurrent_kernels(name, hidden, batch, transposed, architecture):
         assert sum(i == "st.release.gpu.global.b32" for i in instructions) == len(plan.stages)
 
 
+def test_blocks_that_wait_for_each_other_are_linked_for_a_cooperative_launch():
+    cell = cells.get("lstm")
+    plan = plan_pass(256, (4,), 2, transposed=False, batch=32, processors=132)
+    kernel = forward_kernel(cell, 256, plan, False)
+    machine_code = ptx.link(kernel, FORWARD, (9, 0), plan.registers)
+    assert len(bytes(machine_code.code)) > 10_000
+
+
 def small_kernels():
     """Every other kernel with its signature."""
     flat, rows, states = FLAT, ROWS, ptx.STATES
     yield (
         "map_rows",
         _products.map_rows_kernel(),
-        ((rows, INT, INT, flat, INT, INT, INT, rows, *[INT] * 5, ptx.BOOL)),
+        ((rows, INT, INT, flat, INT, INT, INT, rows, *[INT] * 5, INT)),
     )
     yield (
         "sum_rows",
         _products.sum_rows_kernel(),
-        ((rows, INT, INT, rows, INT, INT, ptx.BOOL, flat, *[INT] * 4)),
+        ((rows, INT, INT, rows, INT, INT, INT, flat, *[INT] * 4)),
     )
-    yield "add_parts", _products.add_parts_kernel(), (flat, INT, INT, flat, INT, ptx.BOOL)
+    yield "add_parts", _products.add_parts_kernel(), (flat, INT, INT, flat, INT, INT)
     yield "gather", _elementwise.gather_kernel(), (flat, ptx.MAPS, flat)
     yield "clear", _elementwise.clear_kernel(), (flat,)
+    yield "clear counters", _elementwise.clear_kernel(), (ptx.COUNTERS,)
     yield "mask", _elementwise.mask_kernel(), (rows, ptx.LENGTHS, rows)
     yield "weigh", _elementwise.weigh_kernel(), (rows, rows, rows)
     for add in (False, True):
         yield f"top {add}", _elementwise.top_kernel(add), (states, ptx.OUTPUTS, INT)
     yield "states", _elementwise.states_kernel(), (rows, INT, rows, INT, states, INT)
     for name in _elementwise.ACTIVATIONS:
-        yield name, _elementwise.activate_kernel(name), (rows, flat, INT, ptx.BOOL)
+        yield name, _elementwise.activate_kernel(name), (rows, flat, INT, INT)
         yield f"{name} back", _elementwise.activate_backward_kernel(name), (rows, rows, rows)
     yield "softmax", _elementwise.softmax_kernel(), (rows,)
     yield "softmax back", _elementwise.softmax_backward_kernel(), (rows, rows, rows)

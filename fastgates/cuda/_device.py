@@ -28,6 +28,7 @@ __all__ = [
     "default_stream",
     "device_function",
     "fma",
+    "launch",
     "load4",
     "load_acquire",
     "loader",
@@ -46,6 +47,25 @@ def device_function(function: Callable[..., Any]) -> Any:
     if SIMULATED:
         return function
     return cuda.jit(device=True, forceinline=True)(function)
+
+
+if not SIMULATED:
+    from numba.cuda import dispatcher as _dispatcher
+
+
+def launch(kernel: Any, grid: Any, threads: int, stream: Any, *arguments: Any) -> None:
+    """Run a kernel on a stream."""
+    if SIMULATED:
+        kernel[grid, threads, stream](*arguments)
+        return
+    # Numba warns of small grids, which here are what there is to do: one block for each sequence.
+    config = _dispatcher.config
+    before, config.CUDA_LOW_OCCUPANCY_WARNINGS = config.CUDA_LOW_OCCUPANCY_WARNINGS, 0
+    try:
+        configured = kernel[grid, threads, stream]
+    finally:
+        config.CUDA_LOW_OCCUPANCY_WARNINGS = before
+    configured(*arguments)
 
 
 def default_stream() -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 from numba import float32
 
 from ._arrays import stream_number, without_stream
-from ._device import SIMULATED, cuda, fma
+from ._device import SIMULATED, cuda, fma, launch
 
 __all__ = ["CuPyProducts", "Rows", "TiledProducts", "Weights", "products"]
 
@@ -228,7 +228,11 @@ class TiledProducts:
     ) -> None:
         """Write ``source @ weights.T`` to `target`, or add it to what is there."""
         grid = (-(-source.count // _TILE), -(-target.width // _TILE))
-        map_rows_kernel()[grid, _THREADS, stream](
+        launch(
+            map_rows_kernel(),
+            grid,
+            _THREADS,
+            stream,
             source.array,
             source.begin,
             source.column,
@@ -242,7 +246,7 @@ class TiledProducts:
             source.steps,
             source.width,
             target.width,
-            add,
+            int(add),
         )
 
     def sum_rows(
@@ -257,14 +261,18 @@ class TiledProducts:
         parts = -(-left.count // rows_of_part)
         other = left if right is None else right
         with self._memory.scratch((parts * size,), stream) as partial:
-            sum_rows_kernel()[(*tiles, parts), _THREADS, stream](
+            launch(
+                sum_rows_kernel(),
+                (*tiles, parts),
+                _THREADS,
+                stream,
                 left.array,
                 left.begin,
                 left.column,
                 other.array,
                 other.begin,
                 other.column,
-                right is not None,
+                int(right is not None),
                 partial,
                 left.steps,
                 rows_of_part,
@@ -272,9 +280,9 @@ class TiledProducts:
                 inputs,
             )
             threads = _THREADS if SIMULATED else 128
-            add_parts_kernel()[-(-size // threads), threads, stream](
-                partial, parts, size, target, begin, add
-            )
+            blocks = -(-size // threads)
+            arguments = (partial, parts, size, target, begin, int(add))
+            launch(add_parts_kernel(), blocks, threads, stream, *arguments)
 
 
 class CuPyProducts:

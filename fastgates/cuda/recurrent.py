@@ -15,7 +15,7 @@ import numpy as np
 
 from .._parameters import Gradients
 from ._arrays import Caller, Memory, stream_number
-from ._device import SIMULATED, cuda
+from ._device import SIMULATED, cuda, launch
 from ._elementwise import clear, gather, mask_past_end, take_states, take_top, weigh
 from ._kernels import (
     CONTINUES,
@@ -304,7 +304,11 @@ class LayerPasses:
         flags |= REVERSE if direction.reverse else 0
         with self.memory.scratch((batch.size, 1, layer.hidden_size), stream) as sources:
             for first, end, blocks, tiles, counters in self._launches(plan, batch.size, stream):
-                kernel[blocks, plan.threads, stream](
+                launch(
+                    kernel,
+                    blocks,
+                    plan.threads,
+                    stream,
                     piece.slots,
                     piece.slots if piece.cells is None else piece.cells,
                     output,
@@ -368,7 +372,11 @@ class LayerPasses:
         hiddens = self.memory.take(shape, stream)
         sources = self.memory.take(shape, stream) if two else hiddens
         for first, end, blocks, tiles, counters in self._launches(plan, size, stream):
-            kernel[blocks, plan.threads, stream](
+            launch(
+                kernel,
+                blocks,
+                plan.threads,
+                stream,
                 piece.slots,
                 piece.slots if piece.cells is None else piece.cells,
                 output,
