@@ -53,9 +53,10 @@ def test_the_weights_of_most_layers_stay_in_registers():
         for transposed in (False, True):
             for stage in plan_of(name, hidden, transposed).stages:
                 assert stage.held == stage.quads, (name, hidden, transposed)
-    for name in ("gru", "lstm"):  # 64 K weights, more than all registers
-        held = [stage.held / stage.quads for stage in plan_of(name, 128, False).stages]
-        assert min(held) > 0.5
+    for name in ("gru", "lstm"):  # 48 K and 64 K weights, beside all else that registers hold
+        stages = plan_of(name, 128, False).stages
+        held = sum(stage.held * stage.columns for stage in stages)
+        assert held > 0.6 * sum(stage.quads * stage.columns for stage in stages)
 
 
 def test_more_sequences_than_multiprocessors_share_blocks():

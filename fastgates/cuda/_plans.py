@@ -25,9 +25,9 @@ REGISTERS_OF_A_BLOCK = 65536  # of every architecture from sm_70 on
 MOST_REGISTERS = 255  # of a thread
 SHARED_FLOATS = 48 * 1024 // 4 - 64  # what a block may have without asking, and a little air
 
-# Registers that a thread needs for anything but weights and sums, as ptxas counted them: on a block
-# of its own, where blocks wait for each other, and there with a second stage.
-_OTHER_REGISTERS = (84, 140, 170)
+# Registers that a thread needs for anything but weights and sums, as ptxas counted them: a block on
+# its own, of one stage and of two, and blocks that wait for each other.
+_OTHER_REGISTERS = ((84, 104), (140, 170))
 _WISHED_WEIGHTS = 64  # of a thread: more parts than that takes would only cost additions
 _MOST_WEIGHTS = 160  # of a thread, where units are shared out so that all weights fit
 _WISHED_THREADS = 256
@@ -135,7 +135,7 @@ def _held(
 ) -> tuple[Product, ...]:
     """Share the registers for weights out among the products, the first ones first."""
     sums = rows * max(stage.columns for stage in stages)
-    free = registers - _OTHER_REGISTERS[len(stages) if together else 0] - sums
+    free = registers - _OTHER_REGISTERS[together][len(stages) - 1] - sums
     result = []
     for stage in stages:
         held = max(0, min(stage.quads, free // (4 * stage.columns)))
