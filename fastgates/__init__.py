@@ -17,6 +17,7 @@ try:
     from ._version import __version__
     from .clipping import clip_grad_norm, clip_grad_value
     from .dense import Dense
+    from .files import load, save
     from .layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, Tape
     from .losses import cross_entropy, huber, mae, mse, quantile
     from .optimizers import SGD, Adam, AdamW, RMSprop
@@ -32,14 +33,27 @@ _LAZY: dict[str, str | None] = {
     "cuda": None,
     "EncoderDecoder": "models",
     "FreeRunModel": "models",
+    "SequenceClassifier": "estimators",
+    "SequenceForecaster": "estimators",
     "SequenceModel": "models",
+    "SequenceRegressor": "estimators",
     "Sequences": "_sequences",
     "Trainer": "training",
     "diagnostics": None,
+    "estimators": None,
+    "from_keras": "interchange.keras_models",
+    "from_onnx": "interchange.onnx_import",
+    "from_rtneural": "interchange.rtneural",
+    "from_torch": "interchange.torch_modules",
     "initialization": None,
     "models": None,
+    "onnx_backend": None,
     "schedules": None,
     "tasks": None,
+    "to_keras": "interchange.keras_models",
+    "to_onnx": "interchange.onnx_export",
+    "to_rtneural": "interchange.rtneural",
+    "to_torch": "interchange.torch_modules",
     "training": None,
 }
 
@@ -85,9 +99,11 @@ __all__ = [
     "cross_entropy",
     "get_num_threads",
     "huber",
+    "load",
     "mae",
     "mse",
     "quantile",
+    "save",
     "set_num_threads",
     "truncated_bptt",
     "warmup",

@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_shape", "positive_integer", "probability", "real_array"]
+__all__ = [
+    "FLOAT32",
+    "check_shape",
+    "is_ready",
+    "positive_integer",
+    "positive_number",
+    "probability",
+    "real_array",
+]
+
+FLOAT32 = np.dtype(np.float32)
 
 
 def positive_integer(name: str, value: Any) -> int:
@@ -17,6 +27,15 @@ def positive_integer(name: str, value: Any) -> int:
     return int(value)
 
 
+def positive_number(name: str, value: Any) -> float:
+    """Return `value` as a finite float above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    if not 0 < value < np.inf:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return float(value)
+
+
 def probability(name: str, value: Any) -> float:
     """Return `value` as a float of at least 0 and below 1."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
@@ -24,6 +43,13 @@ def probability(name: str, value: Any) -> float:
     if not 0 <= value < 1:
         raise ValueError(f"{name} must be in [0, 1), got {value!r}")
     return float(value)
+
+
+def is_ready(value: Any) -> bool:
+    """Tell whether `value` is a C-contiguous float32 array, as no conversion is needed for."""
+    return (
+        value.__class__ is np.ndarray and value.dtype is FLOAT32 and bool(value.flags.c_contiguous)
+    )
 
 
 Axis = str | tuple[str, int]
@@ -46,8 +72,14 @@ def real_array(name: str, value: Any, shape: Sequence[Axis], *, copy: bool = Fal
     """
     try:
         array = np.asarray(value)
+        if array.dtype.hasobject and array is not value and hasattr(value, "__dlpack__"):
+            array = np.from_dlpack(value)
     except ValueError as error:
         raise ValueError(f"{name} must be an array of numbers: {error}") from None
+    except (TypeError, RuntimeError, BufferError) as error:
+        # What tensors of other packages say that are on a device, of a dtype that NumPy does not
+        # know, or that would need a gradient.
+        raise TypeError(f"{name} must be an array, or a tensor on the CPU: {error}") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     check_shape(name, array.shape, shape)

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +22,8 @@ from fastgates._compile import compiling_beside
 from fastgates._plots import demo_picture
 from fastgates.baselines import Metrics, linear_autoregression, metrics, persistence
 from fastgates.datasets import load_sunspots
-from fastgates.forecasting import CELLS, Forecaster, Progress, Split
+from fastgates.estimators import SequenceForecaster
+from fastgates.forecasting import Split
 
 __all__ = ["FULL", "PERIODS", "QUICK", "DemoResult", "DemoSettings", "draw", "report", "run"]
 
@@ -34,8 +33,6 @@ PERIODS = ((1921, 1955), (1956, 1979), (1980, 2008))
 _NORM = 1535.0  # the variance of the yearly numbers 1700-1979, by custom
 _PUBLISHED = "0.086-0.135"  # networks on 1921-1955, as the literature reports them
 _LABELS = {"rnn": "RNN", "simplified_gru": "SimplifiedGRU", "gru": "GRU", "lstm": "LSTM"}
-
-ProgressBar = Callable[[str], AbstractContextManager[Callable[[Progress], None]]]
 
 
 class DemoSettings(NamedTuple):
@@ -77,102 +74,91 @@ class DemoResult(NamedTuple):
     seconds: dict[str, float]
 
 
-def run(settings: DemoSettings, progress_bar: ProgressBar) -> DemoResult:
+def run(settings: DemoSettings, verbose: bool = False) -> DemoResult:
     """Train and compare.
 
     Parameters
     ----------
     settings : DemoSettings
         ``FULL`` or ``QUICK``.
-    progress_bar : callable
-        Given a label, a context manager around a progress callback.
+    verbose : bool, default False
+        Whether progress bars are shown.
 
     Returns
     -------
     DemoResult
     """
     result = DemoResult(settings.trainings, {}, {}, {}, {}, {})
-    with compiling_beside(list(CELLS)[:1:-1]):  # the last cell first: it is far from its turn
-        for cell in CELLS:
-            label, began = _LABELS[cell], time.perf_counter()
-            with progress_bar(f"{label}, yearly") as progress:
-                _add_yearly(result, label, _yearly_model(cell, settings), settings, progress)
-            with progress_bar(f"{label}, monthly") as progress:
-                _add_monthly(result, label, _monthly_model(cell, settings), progress)
+    with compiling_beside(list(_LABELS)[:1:-1]):  # the last cell first: it is far from its turn
+        for cell, label in _LABELS.items():
+            began = time.perf_counter()
+            _add_yearly(result, label, cell, settings, verbose)
+            _add_monthly(result, label, cell, settings, verbose)
             result.seconds[label] = time.perf_counter() - began
     for label in ("linear AR", "persistence"):
-        _add_yearly(result, label, _yearly_model("gru", settings), settings, None)
-        _add_monthly(result, label, _monthly_model("gru", settings), None)
+        _add_yearly(result, label, None, settings, verbose)
+        _add_monthly(result, label, None, settings, verbose)
     return result
 
 
-def _yearly_model(cell: str, settings: DemoSettings) -> Forecaster:
-    return Forecaster(
-        cell=cell, hidden_size=8, window=20, batch_size=81, learning_rate=1e-2,
-        epochs=settings.yearly_epochs, patience=30,
-    )  # fmt: skip
-
-
-def _monthly_model(cell: str, settings: DemoSettings) -> Forecaster:
-    return Forecaster(
-        cell=cell, hidden_size=16, window=48, horizon=12, batch_size=128, learning_rate=1e-2,
-        epochs=settings.monthly_epochs, patience=5,
-    )  # fmt: skip
-
-
 def _add_yearly(
-    result: DemoResult,
-    label: str,
-    model: Forecaster,
-    settings: DemoSettings,
-    progress: Callable[[Progress], None] | None,
+    result: DemoResult, label: str, cell: str | None, settings: DemoSettings, verbose: bool
 ) -> None:
     time_, values = load_sunspots("yearly")
     years = time_.astype("datetime64[Y]").astype(int) + 1970
-    split = Split(*np.searchsorted(years, (1881, PERIODS[0][0])).tolist())
-    seeds = range(settings.trainings)
-    forecast = np.mean([_forecast(model, label, values, split, k, progress) for k in seeds], axis=0)
-    years, truth = years[split.validation_end :], values[split.validation_end :]
-    forecast = forecast[split.validation_end - model.first_row :][: len(years)]
+    start, end = np.searchsorted(years, (1881, PERIODS[0][0])).tolist()
+    window = 20
+    if cell is None:
+        forecast = _baseline(label, values, window, 1, end)
+    else:
+        models = [
+            SequenceForecaster(
+                cell=cell, hidden_size=8, window=window, batch_size=81, learning_rate=1e-2,
+                max_epochs=settings.yearly_epochs, patience=30, random_state=seed,
+                verbose=f"{label}, yearly" if verbose else False,
+            ).fit(values, split=Split(start, end, end))
+            for seed in range(settings.trainings)
+        ]  # fmt: skip
+        forecast = np.mean([model.predict_rolling(values)[:, 0] for model in models], axis=0)
+        result.parameters[label] = models[0].model_.parameter_vector.size
+    years, truth = years[end:], values[end:]
+    forecast = forecast[end - window :][: len(years)]
     error = np.square(forecast - truth) / _NORM
     result.yearly[label] = [
         float(error[(years >= first) & (years <= last)].mean()) for first, last in PERIODS
     ]
-    if progress is not None:
+    if cell is not None:
         result.forecasts[label] = years, forecast
-        result.parameters[label] = model.parameter_count
 
 
 def _add_monthly(
-    result: DemoResult,
-    label: str,
-    model: Forecaster,
-    progress: Callable[[Progress], None] | None,
+    result: DemoResult, label: str, cell: str | None, settings: DemoSettings, verbose: bool
 ) -> None:
     months, values = load_sunspots("monthly")
     ends = np.array(["1921-01", "1980-01"], dtype="datetime64[M]")
-    split = Split(*np.searchsorted(months, ends).tolist())
-    forecast = _forecast(model, label, values, split, 0, progress)
-    truth = values[split.validation_end :]
-    forecast = forecast[split.validation_end - model.first_row :][: len(truth)]
+    start, end = np.searchsorted(months, ends).tolist()
+    window, lead = 48, 12
+    if cell is None:
+        forecast = _baseline(label, values, window, lead, end)
+    else:
+        model = SequenceForecaster(
+            cell=cell, hidden_size=16, window=window, horizon=[lead], batch_size=128,
+            learning_rate=1e-2, max_epochs=settings.monthly_epochs, patience=5, random_state=0,
+            verbose=f"{label}, monthly" if verbose else False,
+        ).fit(values, split=Split(start, end, end))  # fmt: skip
+        forecast = model.predict_rolling(values)[:, 0]
+    truth = values[end:]
+    forecast = forecast[end - (window + lead - 1) :][: len(truth)]
     result.monthly[label] = metrics(forecast, truth)
 
 
-def _forecast(
-    model: Forecaster,
-    label: str,
-    values: NDArray[np.float64],
-    split: Split,
-    seed: int,
-    progress: Callable[[Progress], None] | None,
+def _baseline(
+    label: str, values: NDArray[np.float64], window: int, lead: int, end: int
 ) -> NDArray[np.float64]:
-    """Forecasts of every window, by a baseline or by the model trained from `seed`."""
+    """Forecasts of every window by persistence or a linear model of the rows before `end`."""
     if label == "persistence":
-        return persistence(values, model.window)
-    if label == "linear AR":
-        return linear_autoregression(values, model.window, model.horizon, split.validation_end)
-    model.seed = seed
-    return model.fit(values, split, progress=progress).predict(values)
+        return persistence(values, window)
+    return linear_autoregression(values, window, lead, end)
 
 
 def report(result: DemoResult) -> str:

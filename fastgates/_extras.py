@@ -12,8 +12,17 @@ __all__ = ["EXTRAS", "MissingPackageError", "require", "version"]
 EXTRAS = {
     "safetensors": "files",
     "matplotlib": "plot",
+    "scikit-learn": "sklearn",
+    "pandas": "pandas",
+    "pyarrow": "parquet",
+    "torch": "torch",
+    "keras": "keras",
+    "h5py": "keras",
+    "onnx": "onnx",
 }
 """Distribution name -> the extra that installs it."""
+
+_MODULES = {"scikit-learn": "sklearn"}  # where it is imported by another name
 
 
 class MissingPackageError(ImportError):
@@ -26,7 +35,7 @@ def require(name: str, purpose: str) -> ModuleType:
     Parameters
     ----------
     name : str
-        A key of ``EXTRAS``.
+        A key of ``EXTRAS``, the distribution's name.
     purpose : str
         What it is needed for, the start of the error.
 
@@ -41,7 +50,7 @@ def require(name: str, purpose: str) -> ModuleType:
         If it is not installed.
     """
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(_MODULES.get(name, name))
     except ImportError:
         raise MissingPackageError(
             f"{purpose} needs {name}: pip install 'fastgates[{EXTRAS[name]}]'"

@@ -26,6 +26,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core.ccallback import CFunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.runtime import rtsys
@@ -34,6 +35,7 @@ __all__ = [
     "CACHE_DIRECTORY_ASKED",
     "INT0",
     "STAMP",
+    "c_function",
     "cache_directory",
     "cache_problem",
     "helper",
@@ -51,7 +53,7 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 def _hash_of_sources() -> int:
     """Return 62 bits of a hash over all that goes into kernels, and the SIMD width asked for."""
     digest = hashlib.sha256(os.environ.get("FASTGATES_LANES", "").encode())
-    paths = [_PACKAGE / name for name in ("_jit.py", "_simd.py", "_vecmath.py")]
+    paths = [_PACKAGE / name for name in ("_jit.py", "_simd.py", "_vecmath.py", "jit.py")]
     for folder in ("cells", "engine"):
         paths += sorted((_PACKAGE / folder).glob("*.py"))
     for path in paths:
@@ -229,6 +231,10 @@ class _Lazy:
     def _make(self) -> Any:
         raise NotImplementedError
 
+    def __reduce__(self) -> str:
+        # By its name, also for the key of a kernel that is a closure over it.
+        return self.py_func.__qualname__
+
     def __getattr__(self, name: str) -> Any:
         if name != "dispatcher":
             if name.startswith("__"):  # what copy, pickle and inspect try
@@ -275,6 +281,39 @@ class _Kernel(_Lazy):
     def __call__(self, *arguments: Any) -> Any:
         # Where a microsecond counts, callers take `dispatcher` themselves.
         return self.dispatcher(*arguments)
+
+
+class _CFunction(_Lazy):
+    def __init__(self, signature: Any, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._signature = signature
+
+    def _make(self) -> Any:
+        # The stamp becomes a part of the file's name: a C function has no defaults to hold it.
+        function = self.py_func
+        function.__qualname__ = f"{function.__name__}_{STAMP:x}"
+        options = dict(_OPTIONS, nopython=True)
+        del options["nogil"]  # there is none to release
+        made: Any = CFunc(
+            function, (self._signature.args, self._signature.return_type), {}, options
+        )
+        if _cache_wanted:
+            try:
+                with _making, _numba_cache_directory():
+                    made.enable_caching()
+            except RuntimeError as error:  # Numba found no directory that it may write to
+                _stop_caching(error)
+            else:
+                cache: Any = made._cache
+                cache.load_overload = _tolerate_errors(cache.load_overload)
+                cache.save_overload = _tolerate_errors(cache.save_overload)
+        made.compile()
+        return made
+
+
+def c_function(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Declare a function that C code calls by its ``address``: compiled when that is asked for."""
+    return partial(_CFunction, signature)
 
 
 def helper(function: Callable[..., Any]) -> Any:

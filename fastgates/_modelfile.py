@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from fastgates._atomic import replacing
 from fastgates._extras import require
 
-__all__ = ["ModelFile", "ModelFileError", "read_model", "require_library", "write_model"]
+__all__ = [
+    "ModelFile",
+    "ModelFileError",
+    "check_version",
+    "read_any",
+    "read_model",
+    "require_library",
+    "write_model",
+]
 
 _ENTRY = "fastgates"
 
@@ -94,8 +102,57 @@ def write_model(
         file.write(data)
 
 
+def read_any(path: str | os.PathLike[str]) -> tuple[str, Any, ModelFile]:
+    """Read a model of any kind and version.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    kind : str
+    format_version : object
+        As it stands in the file: see :func:`check_version`.
+    ModelFile
+        Tensors and header.
+
+    Raises
+    ------
+    MissingPackageError
+        If safetensors is not installed.
+    ModelFileError
+        If the file is missing, is not safetensors, is cut short, is not of fastgates, or holds
+        tensors that are not finite float32 numbers.
+    """
+    require_library()
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with open(path, "rb"), safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such file") from None
+    except SafetensorError as error:
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"{path}: not a safetensors file, or cut short ({reason})") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (TypeError, AttributeError, ValueError):
+        raise ModelFileError(f"{path}: holds tensors of types that NumPy does not know") from None
+    kind, number, header = _header(path, metadata)
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32:
+            raise ModelFileError(f"{path}: tensor {name} must be float32, got {tensor.dtype}")
+        if not np.isfinite(tensor).all():
+            raise ModelFileError(f"{path}: tensor {name} holds NaN or infinite weights")
+    return kind, number, ModelFile(tensors, header)
+
+
 def read_model(path: str | os.PathLike[str], kind: str, format_version: int) -> ModelFile:
-    """Read a model that ``write_model`` wrote.
+    """Read a model of one kind that ``write_model`` wrote.
 
     Parameters
     ----------
@@ -116,54 +173,34 @@ def read_model(path: str | os.PathLike[str], kind: str, format_version: int) -> 
     MissingPackageError
         If safetensors is not installed.
     ModelFileError
-        If the file is missing, is not safetensors, is cut short, is not of this kind, was
-        written by a newer format, or holds tensors that are not finite float32 numbers.
+        As :func:`read_any`; also if the file is not of this kind, or was written by a newer
+        format.
     """
-    require_library()
-    from safetensors import SafetensorError, safe_open
+    found, number, model = read_any(path)
+    if found != kind:
+        raise ModelFileError(f"{path}: holds a {found!r}, not a {kind!r}")
+    check_version(path, number, format_version)
+    return model
 
-    try:
-        with open(path, "rb"), safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file") from None
-    except SafetensorError as error:
-        reason = " ".join(str(error).split())
-        raise ModelFileError(f"{path}: not a safetensors file, or cut short ({reason})") from None
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (TypeError, AttributeError, ValueError):
-        raise ModelFileError(f"{path}: holds tensors of types that NumPy does not know") from None
-    header = _header(path, metadata, kind, format_version)
-    for name, tensor in tensors.items():
-        if tensor.dtype != np.float32:
-            raise ModelFileError(f"{path}: tensor {name} must be float32, got {tensor.dtype}")
-        if not np.isfinite(tensor).all():
-            raise ModelFileError(f"{path}: tensor {name} holds NaN or infinite weights")
-    return ModelFile(tensors, header)
+
+def check_version(path: str | os.PathLike[str], number: Any, newest: int) -> None:
+    """Raise ``ModelFileError`` unless `number` is a version from 1 to `newest`."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ModelFileError(f"{path}: format_version must be 1 to {newest}, got {number!r}")
+    if number > newest:
+        raise ModelFileError(
+            f"{path}: written by a newer fastgates (format {number}, this one reads up to "
+            f"{newest}): pip install --upgrade fastgates"
+        )
 
 
 def _header(
-    path: str | os.PathLike[str], metadata: Mapping[str, str], kind: str, format_version: int
-) -> dict[str, Any]:
+    path: str | os.PathLike[str], metadata: Mapping[str, str]
+) -> tuple[str, Any, dict[str, Any]]:
     if _ENTRY not in metadata:
         raise ModelFileError(f"{path}: a safetensors file, but not written by fastgates")
     try:
         header = json.loads(metadata[_ENTRY])
-        found, number = header.pop("format"), header.pop("format_version")
+        return str(header.pop("format")), header.pop("format_version"), dict(header)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelFileError(f"{path}: the fastgates entry of its header is damaged") from None
-    if found != kind:
-        raise ModelFileError(f"{path}: holds a {found!r}, not a {kind!r}")
-    if not isinstance(number, int) or number < 1:
-        raise ModelFileError(
-            f"{path}: format_version must be 1 to {format_version}, got {number!r}"
-        )
-    if number > format_version:
-        raise ModelFileError(
-            f"{path}: written by a newer fastgates (format {number}, this one reads up to "
-            f"{format_version}): pip install --upgrade fastgates"
-        )
-    result: dict[str, Any] = header
-    return result

@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgates._atomic import check_writable, replacing
 from fastgates._extras import require
 
-__all__ = ["Shares", "bench_picture", "check_picture", "demo_picture", "fit_picture"]
+__all__ = [
+    "Losses",
+    "Shares",
+    "bench_picture",
+    "check_picture",
+    "classes_picture",
+    "demo_picture",
+    "fit_picture",
+]
 
 _FORMATS = ("png", "svg", "pdf", "jpg")
 _GREY = "#8a8a8a"
@@ -40,17 +49,34 @@ def check_picture(path: str | os.PathLike[str]) -> None:
     check_writable(path)
 
 
+class Losses(NamedTuple):
+    """Losses by epoch, and which epoch was kept.
+
+    Attributes
+    ----------
+    training, validation : array_like, shape (epochs,)
+        The latter NaN where there was none.
+    best_epoch : int
+        Counted from 1.
+    """
+
+    training: ArrayLike
+    validation: ArrayLike
+    best_epoch: int
+
+
 def fit_picture(
     path: str | os.PathLike[str],
     title: str,
     rows: ArrayLike,
     truth: ArrayLike,
-    forecasts: Mapping[str, ArrayLike],
-    training: Sequence[float],
-    validation: Sequence[float],
-    best_epoch: int,
+    predictions: Mapping[str, ArrayLike],
+    losses: Losses,
+    width: float | None = None,
+    coverage: float = 0.9,
+    label: str = "row",
 ) -> None:
-    """Draw the test part with its forecasts, and the losses of every epoch.
+    """Draw the test part with its predictions and intervals, and the losses of every epoch.
 
     Parameters
     ----------
@@ -60,28 +86,84 @@ def fit_picture(
         Above the upper panel.
     rows, truth : array_like, shape (rows,)
         Row numbers of the test part and its values.
-    forecasts : mapping of str to array_like, shape (rows,)
+    predictions : mapping of str to array_like, shape (rows,)
         By name; the first is drawn strongest.
-    training, validation : sequence of float
-        Losses by epoch.
-    best_epoch : int
-        Counted from 1.
+    losses : Losses
+    width : float, optional
+        Half of that of the intervals around the first.
+    coverage : float
+        What they are for.
+    label : str
+        What the rows are.
     """
-    from matplotlib.ticker import MaxNLocator
-
     figure = _figure(9.0, 6.0)
     upper, lower = figure.subplots(2, 1, gridspec_kw={"height_ratios": (3, 2)})
     upper.plot(rows, truth, color="black", linewidth=1.2, label="measured")
-    for colour, (name, values) in zip(_COLOURS, forecasts.items(), strict=False):
+    for colour, (name, values) in zip(_COLOURS, predictions.items(), strict=False):
         upper.plot(rows, values, color=colour, linewidth=1.2, label=name)
-    upper.set(title=title, xlabel="row")
-    epochs = range(1, len(training) + 1)
-    lower.plot(epochs, training, color=_GREY, label="training")
-    lower.plot(epochs, validation, color=_COLOURS[0], label="validation")
-    lower.axvline(best_epoch, color="black", linewidth=0.8, linestyle=":", label="kept")
-    lower.set(xlabel="epoch", ylabel="loss (persistence: about 1)", yscale="log")
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if width is not None:
+        middle = np.asarray(next(iter(predictions.values())))
+        upper.fill_between(
+            rows, middle - width, middle + width, color=_COLOURS[0], alpha=0.18, linewidth=0,
+            label=f"{coverage:.0%} interval",
+        )  # fmt: skip
+    upper.set(title=title, xlabel=label)
+    _draw_losses(lower, losses)
     _finish(figure, path)
+
+
+def classes_picture(
+    path: str | os.PathLike[str],
+    title: str,
+    truth: ArrayLike,
+    found: ArrayLike,
+    classes: ArrayLike,
+    losses: Losses,
+) -> None:
+    """Draw which class was taken for which, and the losses of every epoch.
+
+    Parameters
+    ----------
+    path : path-like
+        The picture; its ending is the format.
+    title : str
+        Above the matrix.
+    truth, found : array_like, shape (n,)
+        Labels.
+    classes : array_like, shape (classes,)
+        All labels, in order.
+    losses : Losses
+    """
+    names = [str(label) for label in np.asarray(classes)]
+    pairs = [np.asarray(found)[np.asarray(truth) == label] for label in np.asarray(classes)]
+    counts = np.array([[np.sum(each == label) for label in np.asarray(classes)] for each in pairs])
+    figure = _figure(9.0, 4.5)
+    left, right = figure.subplots(1, 2)
+    left.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0)
+    if len(names) <= 20:
+        for (row, column), count in np.ndenumerate(counts):
+            left.text(column, row, str(count), ha="center", va="center", fontsize="small")
+    places = range(len(names))
+    left.set_xticks(places, names, rotation=45 if len("".join(names)) > 20 else 0)
+    left.set_yticks(places, names)
+    left.set(title=title, xlabel="predicted", ylabel="true")
+    _draw_losses(right, losses)
+    _finish(figure, path)
+
+
+def _draw_losses(axes: Any, losses: Losses) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    training, validation = np.asarray(losses.training), np.asarray(losses.validation)
+    epochs = range(1, len(training) + 1)
+    axes.plot(epochs, training, color=_GREY, label="training")
+    if np.isfinite(validation).any():
+        axes.plot(epochs, validation, color=_COLOURS[0], label="validation")
+        axes.axvline(losses.best_epoch, color="black", linewidth=0.8, linestyle=":", label="kept")
+    axes.set(xlabel="epoch", ylabel="loss")
+    if (training > 0).all():
+        axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def demo_picture(

@@ -8,6 +8,7 @@ that compile to the instructions that they name: nothing is left to the auto-vec
 ``load(p, i)``                the lanes at ``p[i], p[i + 1], ...`` (`p` a pointer to float32)
 ``load_first(p, i, n)``       the same, but only the first `n` lanes; the others are 0
 ``prefetch(p, i)``            asks for the cache line of ``p[i]``; any address is allowed
+                              (``prefetch_to_write`` likewise)
 ``store(p, i, v)``            the reverse of ``load``
 ``store_first(p, i, n, v)``   stores the first `n` lanes only
 ``splat(x)``                  a float32 in all lanes
@@ -57,6 +58,7 @@ __all__ = [
     "load_first",
     "power_of_two",
     "prefetch",
+    "prefetch_to_write",
     "splat",
     "square_root",
     "store",
@@ -262,18 +264,27 @@ def store(typingctx, pointer, index, vector):  # type: ignore[no-untyped-def]
     return types.void(float_p, types.int64, float32v), codegen
 
 
-@intrinsic
-def prefetch(typingctx, pointer, index):  # type: ignore[no-untyped-def]
-    """Ask for the cache line of ``pointer[index]`` to come to the second-level cache."""
-
+def _emit_prefetch(write: int) -> Any:
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         address = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
         function_type = ir.FunctionType(ir.VoidType(), [address.type] + [_int32(0).type] * 3)
         function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
-        builder.call(function, [address, _int32(0), _int32(2), _int32(1)])
+        builder.call(function, [address, _int32(write), _int32(2), _int32(1)])
         return context.get_dummy_value()
 
-    return types.void(float_p, types.int64), codegen
+    return codegen
+
+
+@intrinsic
+def prefetch(typingctx, pointer, index):  # type: ignore[no-untyped-def]
+    """Ask for the cache line of ``pointer[index]`` to come to the second-level cache."""
+    return types.void(float_p, types.int64), _emit_prefetch(0)
+
+
+@intrinsic
+def prefetch_to_write(typingctx, pointer, index):  # type: ignore[no-untyped-def]
+    """Ask for the cache line of ``pointer[index]``, to be written to."""
+    return types.void(float_p, types.int64), _emit_prefetch(1)
 
 
 def _first_lanes(builder: Any, count: Any) -> Any:

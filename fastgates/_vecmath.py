@@ -36,7 +36,7 @@ from ._simd import (
     with_sign_of,
 )
 
-__all__ = ["relu", "sigmoid", "sigmoid_array", "tanh", "tanh_array"]
+__all__ = ["exp_of_minus", "relu", "sigmoid", "sigmoid_array", "tanh", "tanh_array"]
 
 _f = np.float32
 
@@ -82,6 +82,13 @@ def sigmoid(x):
     x = where_less(x, _LOW, _LOW, x)
     power, q = _exp_parts(x)
     return ONE / fma(power, ONE - q, ONE)
+
+
+@helper
+def exp_of_minus(t):
+    """Return ``exp(-t)`` for ``t >= 0``, where it is below 1e-38 as 0; NaN stays NaN."""
+    power, q = _exp_parts(where_less(_HIGH, t, _HIGH, t))
+    return fma(-power, q, power)
 
 
 @helper

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from fastgates._extras import MissingPackageError
 from fastgates._modelfile import ModelFileError
 from fastgates._tables import DataError
-from fastgates.commands import bench, demo, depth, fit, info, predict, warmup
-from fastgates.commands._shared import fail
+from fastgates.commands import bench, demo, depth, evaluate, fit, info, predict, warmup
+from fastgates.commands._shared import fail, with_configuration
 
 __all__ = ["main"]
 
-_COMMANDS = (fit, predict, info, bench, demo, depth, warmup)
+_COMMANDS = (fit, predict, evaluate, info, bench, demo, depth, warmup)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,8 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code.  Wrong usage raises ``SystemExit(2)``, as argparse does.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser.parse_args(argv)
     try:
+        if getattr(arguments, "config", None) is not None:
+            arguments = with_configuration(parser, argv, arguments)
         result: int = arguments.run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fastgates", description="Fast gated recurrent networks: forecast a series."
+        prog="fastgates", description="Fast gated recurrent networks: forecast, predict, classify."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in _COMMANDS:

@@ -11,16 +11,11 @@ import numpy as np
 from ._checks import positive_integer, real_array
 from ._parameters import Gradients, Module, split
 from ._vecmath import sigmoid_array, tanh_array
-from .engine.linear import affine, affine_gradients
+from .engine.call import address
+from .engine.linear import affine, affine_gradients, softmax_rows
 from .engine.pack import pack_affine
 
 __all__ = ["Dense", "DenseTape"]
-
-
-def _softmax(z: np.ndarray) -> np.ndarray:
-    y = np.exp(z - z.max(axis=-1, keepdims=True))
-    y /= y.sum(axis=-1, keepdims=True)
-    return y
 
 
 def _softmax_backward(d_y: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -36,7 +31,7 @@ _ACTIVATIONS: dict[str, tuple[_Activation, _Derivative]] = {
     "tanh": (tanh_array, lambda d_y, y: d_y * (1 - y * y)),
     "sigmoid": (sigmoid_array, lambda d_y, y: d_y * y * (1 - y)),
     "relu": (lambda z: np.maximum(z, 0), lambda d_y, y: d_y * (y > 0)),
-    "softmax": (_softmax, _softmax_backward),
+    "softmax": (softmax_rows, _softmax_backward),
 }
 
 
@@ -161,14 +156,15 @@ class Dense(Module):
         d_z = d_z.reshape(-1, self.output_size)
         x = tape.x.reshape(-1, self.input_size)
         vector = np.empty_like(self._vector)
-        by_name = split(vector, self._shapes)
-        affine_gradients(x, d_z, by_name["weight"], by_name.get("bias"))
+        d_weight = address(vector)
+        d_bias = d_weight + 4 * self.output_size * self.input_size if self.bias else 0
+        affine_gradients(x, d_z, d_weight, d_bias)
         d_x = None
         if input_gradient:
             weight = self.parameters["weight"]
             panel, zero = pack_affine(weight.T, None)
             d_x = affine(d_z, panel, zero, self.output_size, self.input_size).reshape(tape.x.shape)
-        return Gradients(d_x, None, by_name, vector)
+        return Gradients(d_x, None, vector, self._shapes)
 
     def _shape_of_x(self) -> tuple[str, tuple[str, int]]:
         return "...", ("input_size", self.input_size)

@@ -635,7 +635,6 @@ def _layer_jacobians(strand: _Strand, row: int, most: int) -> LayerJacobians:
 
 def _alone(layer: Recurrent, direction: Direction) -> Recurrent:
     """Return one direction of one layer as a layer of its own."""
-    weights = layer._weights(layer.parameters, direction)
     alone = Recurrent(
         layer.cell,
         direction.input_size,
@@ -643,9 +642,10 @@ def _alone(layer: Recurrent, direction: Direction) -> Recurrent:
         bias=layer.bias,
         unit_constant=layer._unit_constant,
     )
-    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    values = dict(zip(names, weights, strict=True))
-    alone.load_state_dict({name: value for name, value in values.items() if value is not None})
+    suffix = layer._suffix(direction)
+    alone.load_state_dict(
+        {name: layer.parameters[f"{name.removesuffix('l0')}{suffix}"] for name in alone.parameters}
+    )
     return alone
 
 

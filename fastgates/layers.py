@@ -14,15 +14,29 @@ from typing import Any
 import numpy as np
 
 from . import cells
-from ._checks import positive_integer, probability, real_array
-from ._parameters import Gradients, Module, split
+from ._checks import (
+    FLOAT32,
+    is_ready,
+    positive_integer,
+    positive_number,
+    probability,
+    real_array,
+)
+from ._parameters import Gradients, Module, starts_of
+from .cells._functions import FUNCTIONS, checked_functions, complete_function, settings_of
 from .engine import passes
-from .engine.call import aligned_empty
+from .engine.call import address, aligned_empty
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SimplifiedGRU", "Tape"]
 
 _CPU_ONLY = "{} needs device='cpu', got 'cuda': call to('cpu') first"
+
+#: What every layer takes by name.
+COMMON_OPTIONS = ("bias", "dropout", "variational", "bidirectional", "seed", "reverse")
+
 _CHUNK_FLOATS = 64 * 1024  # of one layer's outputs, where stacked layers take turns
+
+_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
 
 State = (
     Any  # (layers * directions, batch, hidden), or a tuple of those: one for each state variable
@@ -89,6 +103,17 @@ class Recurrent(Module):
         Of the initial parameters, uniform in ``+-1 / sqrt(hidden_size)``, and of dropout.
     unit_constant : array_like of shape (hidden_size,), optional
         A fixed number for each unit that the cell's equations receive.
+    reverse : bool
+        Whether the only direction runs from the end of each sequence to its start.
+    activations : sequence, optional
+        For cells with functions to choose (:attr:`Cell.functions`) a function for each: a name of
+        :data:`fastgates.cells.FUNCTIONS`, or a sequence of a name and its numbers alpha and beta.
+        Bidirectional layers may have twice as many, those of the reverse direction last.
+    clip : float, optional
+        For the same cells: arguments of f and g are clipped to ``-clip ... clip``.
+    peepholes : bool
+        For cells that can have them, whether units have weights on states of their own,
+        ``weight_peephole_l0`` of shape (weights * hidden_size,), gate after gate.
     """
 
     def __init__(
@@ -104,6 +129,10 @@ class Recurrent(Module):
         bidirectional: bool = False,
         seed: int | np.random.Generator | None = None,
         unit_constant: Any = None,
+        reverse: bool = False,
+        activations: Any = None,
+        clip: float | None = None,
+        peepholes: bool = False,
     ) -> None:
         self.cell = cells.get(cell) if isinstance(cell, str) else cell
         self.input_size = positive_integer("input_size", input_size)
@@ -113,7 +142,12 @@ class Recurrent(Module):
         self.dropout = probability("dropout", dropout)
         self.variational = bool(variational)
         self.bidirectional = bool(bidirectional)
+        self.reverse = bool(reverse)
+        if self.reverse and self.bidirectional:
+            raise ValueError("reverse=True means the only direction: give bidirectional=False")
         self.num_directions = 2 if self.bidirectional else 1
+        self.activations, self.clip, self.peepholes = activations, clip, bool(peepholes)
+        settings = self._settings()
         self._unit_constant = None
         if unit_constant is not None:
             self._unit_constant = real_array(
@@ -124,9 +158,10 @@ class Recurrent(Module):
                 self.cell,
                 self.input_size if layer == 0 else self.num_directions * self.hidden_size,
                 self.hidden_size,
-                reverse=direction == 1,
+                reverse=direction == 1 or self.reverse,
                 index=layer * self.num_directions + direction,
                 column=direction * self.hidden_size,
+                settings=settings[direction],
             )
             for layer in range(self.num_layers)
             for direction in range(self.num_directions)
@@ -140,9 +175,16 @@ class Recurrent(Module):
             if self.bias:
                 shapes[f"bias_ih_{suffix}"] = (rows,)
                 shapes[f"bias_hh_{suffix}"] = (rows,)
+            if self.peepholes:
+                weights = len(self.cell.unit_weights) * self.hidden_size
+                shapes[f"weight_peephole_{suffix}"] = (weights,)
         super().__init__(shapes)
-        self._views: dict[str, np.ndarray] | None = None
-        self._names: dict[int, tuple[str, ...]] = {}  # of each direction's parameters
+        # Bytes from the start of the vector to the parameters of each direction.
+        starts = {name: 4 * start for name, start in zip(shapes, starts_of(shapes), strict=False)}
+        self._offsets = [
+            tuple(starts.get(f"{kind}_{self._suffix(direction)}", 0) for kind in _KINDS)
+            for direction in self._directions
+        ]
         self._packed: tuple[int, list[passes.Prepared]] | None = None
         self._transposed: tuple[int, list[passes.Prepared]] | None = None
         random, self._dropout_random = np.random.default_rng(seed).spawn(2)
@@ -156,50 +198,77 @@ class Recurrent(Module):
         options += [f"dropout={self.dropout}"] * (self.dropout > 0)
         options += ["variational=True"] * self.variational
         options += ["bidirectional=True"] * self.bidirectional
+        options += ["reverse=True"] * self.reverse
+        options += ["peepholes=True"] * self.peepholes
+        options += [f"clip={self.clip}"] * (self.clip is not None)
+        options += [f"activations={self.activations}"] * (self.activations is not None)
         return f"{type(self).__name__}({', '.join(options)})"
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights hold addresses: a copy packs its own.
-        return super().__getstate__() | {"_packed": None, "_transposed": None, "_views": None}
+        return super().__getstate__() | {"_packed": None, "_transposed": None}
+
+    def _settings(self) -> Sequence[np.ndarray | None]:
+        """Check the options of cells with functions to choose; return each direction's settings."""
+        functions = self.cell.functions
+        if self.peepholes and not self.cell.unit_weights:
+            raise ValueError(f"peepholes must be False, since the cell {self.cell.name} has none")
+        if not functions:
+            if self.activations is not None or self.clip is not None:
+                raise ValueError(
+                    f"activations and clip must be None: the functions of the cell "
+                    f"{self.cell.name} are fixed"
+                )
+            return [None] * self.num_directions
+        if self.clip is not None:
+            self.clip = positive_number("clip", self.clip)
+        chosen: list[Any] = [functions]
+        if self.activations is not None:
+            self.activations = checked_functions(
+                "activations", self.activations, len(functions), self.num_directions
+            )
+            parts = range(0, len(self.activations), len(functions))
+            chosen = [self.activations[i : i + len(functions)] for i in parts]
+        settings = [settings_of(self.clip, map(complete_function, part)) for part in chosen]
+        return settings * (self.num_directions // len(settings))
 
     @property
     def output_size(self) -> int:
         """Features of the output: num_directions * hidden_size."""
         return self.num_directions * self.hidden_size
 
-    def _bind(self, vector: np.ndarray) -> None:
-        super()._bind(vector)
-        self._views = None
-
     def _suffix(self, direction: passes.Direction) -> str:
         layer, reverse = divmod(direction.index, self.num_directions)
         return f"l{layer}_reverse" if reverse else f"l{layer}"
 
-    def _weights(
-        self, by_name: Any, direction: passes.Direction
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Return weight_ih, weight_hh, bias_ih, bias_hh of one direction."""
-        names = self._names.get(direction.index)
-        if names is None:
-            suffix = self._suffix(direction)
-            kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            names = self._names[direction.index] = tuple(f"{kind}_{suffix}" for kind in kinds)
-        biases = by_name.get(names[2]), by_name.get(names[3])
-        return by_name[names[0]], by_name[names[1]], *biases
+    def _places(self, vector: np.ndarray, direction: passes.Direction) -> passes.Places:
+        """Return where in a vector of parameters those of one direction are."""
+        start = address(vector)
+        ih, hh, bias_ih, bias_hh, peepholes = self._offsets[direction.index]
+        return (
+            start + ih,
+            start + hh,
+            start + bias_ih if self.bias else 0,
+            start + bias_hh if self.bias else 0,
+            start + peepholes if self.peepholes else 0,
+        )
 
-    def _values(self) -> dict[str, np.ndarray]:
-        """Return views of the parameters by name; the vector behind them is always the same."""
-        if self._views is None:
-            self._views = split(self._vector, self._shapes)
-        return self._views
+    def _peepholes(self, direction: passes.Direction) -> np.ndarray | None:
+        """Return the weights of units on their own states of one direction."""
+        if not self.peepholes:
+            return None
+        return self.parameters[f"weight_peephole_{self._suffix(direction)}"]
 
     def _prepared(self) -> list[passes.Prepared]:
         """Return the packed weights of each direction, packed anew after a change."""
         packed, version = self._packed, self._version
         if packed is None or packed[0] != version:
-            values = self._values()
             prepared = [
-                direction.prepare(*self._weights(values, direction), self._unit_constant)
+                direction.prepare(
+                    self._places(self._vector, direction),
+                    self._unit_constant,
+                    self._peepholes(direction),
+                )
                 for direction in self._directions
             ]
             packed = self._packed = (version, prepared)
@@ -208,9 +277,8 @@ class Recurrent(Module):
     def _prepared_backward(self) -> list[passes.Prepared]:
         packed, version = self._transposed, self._version
         if packed is None or packed[0] != version:
-            values = self._values()
             prepared = [
-                direction.prepare_backward(*self._weights(values, direction)[:2])
+                direction.prepare_backward(self._places(self._vector, direction))
                 for direction in self._directions
             ]
             packed = self._transposed = (version, prepared)
@@ -244,7 +312,16 @@ class Recurrent(Module):
         return np.stack(parts)
 
     def _states_out(self, stacked: np.ndarray) -> State:
-        return stacked[0] if len(self.cell.states) == 1 else tuple(stacked)
+        if len(stacked) == 1:
+            return stacked[0]
+        return tuple([stacked[n] for n in range(len(stacked))])  # quicker than to iterate over it
+
+    def _input(self, x: Any, copy: bool = False) -> np.ndarray:
+        """Return the input as a C-contiguous float32 array, or say what is wrong with it."""
+        if is_ready(x) and x.ndim == 3 and x.shape[2] == self.input_size:
+            return x.copy() if copy else x
+        axes = ("batch_size", "time", ("input_size", self.input_size))
+        return real_array("x", x, axes, copy=copy)
 
     def _checked_lengths_and_resets(
         self, size: int, time: int, lengths: Any, resets: Any
@@ -273,7 +350,9 @@ class Recurrent(Module):
         return lengths, resets
 
     def _batch(self, x: np.ndarray, lengths: Any, resets: Any) -> passes.Batch:
-        size, time = x.shape[:2]
+        size, time, _ = x.shape
+        if lengths is None and resets is None:
+            return passes.full_batch(size, time)
         lengths, resets = self._checked_lengths_and_resets(size, time, lengths, resets)
         return passes.Batch.of(size, time, lengths, resets)
 
@@ -342,7 +421,7 @@ class Recurrent(Module):
         if return_sequences:
             output, final, _ = self._forward(x, initial_state, lengths, resets, keep=False)
             return output, final
-        x = real_array("x", x, ("batch_size", "time", ("input_size", self.input_size)))
+        x = self._input(x)
         batch = self._batch(x, lengths, resets)
         final_states = self._last_states(
             x, batch, self._states_in("initial_state", initial_state, batch.size)
@@ -414,8 +493,7 @@ class Recurrent(Module):
         carried: list[np.ndarray] | None = None,
     ) -> tuple[np.ndarray, State, Tape | None]:
         # A tape must not change with the caller's arrays, so with one they are copied.
-        axes = ("batch_size", "time", ("input_size", self.input_size))
-        current = real_array("x", x, axes, copy=keep)
+        current = self._input(x, copy=keep)
         batch = self._batch(current, lengths, resets)
         initial = self._states_in("initial_state", initial_state, batch.size)
         tape = Tape(self, self._version, batch, initial, [], [], [], []) if keep else None
@@ -517,7 +595,7 @@ class Recurrent(Module):
         if batch.steps == 0:
             return final
         prepared = self._prepared()
-        whole = self.num_layers == 1 or self.bidirectional
+        whole = self.num_layers == 1 or self.bidirectional or self.reverse
         if whole:
             for layer in range(self.num_layers):
                 shape = (batch.size, batch.time, self.num_directions * self.hidden_size)
@@ -562,7 +640,7 @@ class Recurrent(Module):
     def _new_states(self, batch: passes.Batch, initial: np.ndarray | None) -> np.ndarray:
         """Return states to be filled, which hold the initial ones where there are no steps."""
         shape = (len(self.cell.states), len(self._directions), batch.size, self.hidden_size)
-        final = np.empty(shape, np.float32)
+        final = np.empty(shape, FLOAT32)
         if batch.steps == 0:
             final[...] = 0 if initial is None else initial
         return final
@@ -628,7 +706,9 @@ class Recurrent(Module):
         batch, outputs = tape.batch, tape.outputs
         d_current = None
         if d_output is not None:
-            d_current = real_array("d_output", d_output, _named(outputs[-1].shape))
+            d_current = d_output
+            if not (is_ready(d_output) and d_output.shape == outputs[-1].shape):
+                d_current = real_array("d_output", d_output, _named(outputs[-1].shape))
         d_final = self._states_in("d_final_state", d_final_state, batch.size)
         tape.used = True
         states = (
@@ -638,7 +718,6 @@ class Recurrent(Module):
             self.hidden_size,
         )
         vector = np.empty(self._vector.size, np.float32)
-        by_name = split(vector, self._shapes)
         d_states = None
         if state_gradients:
             d_states = np.zeros((*states[:3], batch.time, states[3]), np.float32)
@@ -647,7 +726,7 @@ class Recurrent(Module):
             vector[:] = 0
             d_input = np.zeros_like(tape.inputs[0]) if input_gradient else None
             d_initial = np.zeros(states, np.float32) if d_final is None else d_final
-            return Gradients(d_input, self._states_out(d_initial), by_name, vector, every)
+            return Gradients(d_input, self._states_out(d_initial), vector, self._shapes, every)
         d_initial = np.empty(states, np.float32)
         prepared = self._prepared_backward()
         for layer in reversed(range(self.num_layers)):
@@ -656,9 +735,13 @@ class Recurrent(Module):
                 saved = tape.saved[direction.index]
                 assert saved is not None
                 x = tape.inputs[layer]
-                part = np.zeros(x.shape, np.float32) if layer > 0 or input_gradient else None
+                part = None
+                if layer > 0 or input_gradient:
+                    # Steps past the end of a sequence are not written.
+                    full = batch.steps == batch.size * batch.time
+                    part = np.empty(x.shape, FLOAT32) if full else np.zeros(x.shape, FLOAT32)
                 weights = prepared[direction.index]
-                d_weights = self._weights(by_name, direction)
+                d_weights = self._places(vector, direction)
                 direction.backward(
                     weights, batch, saved, d_current, d_final, d_initial, part, d_weights, d_states
                 )
@@ -666,7 +749,7 @@ class Recurrent(Module):
                 d_input = part if d_input is None or part is None else d_input + part
             mask = tape.masks[layer]
             d_current = d_input if mask is None or d_input is None else d_input * mask
-        return Gradients(d_current, self._states_out(d_initial), by_name, vector, every)
+        return Gradients(d_current, self._states_out(d_initial), vector, self._shapes, every)
 
 
 class RNN(Recurrent):
@@ -681,7 +764,10 @@ class RNN(Recurrent):
     ----------
     input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed
         As in :class:`Recurrent`.
-    nonlinearity : {"tanh", "relu"}
+    reverse, clip
+        As in :class:`Recurrent`.
+    nonlinearity : str or sequence
+        "tanh" or "relu"; or another function, as of the `activations` of :class:`Recurrent`.
     leak : float or array_like of shape (hidden_size,), optional
         Fixed numbers in [0, 1], for all units or one each: 0 (the default) is the plain network, 1
         is pure memory.
@@ -693,16 +779,24 @@ class RNN(Recurrent):
         hidden_size: int,
         num_layers: int = 1,
         *,
-        nonlinearity: str = "tanh",
+        nonlinearity: Any = "tanh",
         leak: Any = None,
         bias: bool = True,
         dropout: float = 0.0,
         variational: bool = False,
         bidirectional: bool = False,
         seed: int | np.random.Generator | None = None,
+        reverse: bool = False,
+        clip: float | None = None,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        if isinstance(nonlinearity, str) and nonlinearity not in FUNCTIONS:
+            raise ValueError(
+                f"nonlinearity must be 'tanh' or 'relu', or one of {', '.join(FUNCTIONS)}, "
+                f"got {nonlinearity!r}"
+            )
+        functions: Any = None
+        if clip is not None or nonlinearity not in ("tanh", "relu"):
+            functions = _of_each_direction(nonlinearity)
         constant = None
         if leak is not None:
             hidden_size = positive_integer("hidden_size", hidden_size)
@@ -713,6 +807,8 @@ class RNN(Recurrent):
             if not ((constant >= 0) & (constant <= 1)).all():
                 raise ValueError(f"leak must be in [0, 1], got {leak!r}")
         name = ("leaky_rnn" if leak is not None else "rnn") + "_relu" * (nonlinearity == "relu")
+        if functions is not None:
+            name = "rnn_general"
         self.nonlinearity = nonlinearity
         self.leak = None if constant is None else constant.copy()
         super().__init__(
@@ -726,6 +822,9 @@ class RNN(Recurrent):
             bidirectional=bidirectional,
             seed=seed,
             unit_constant=constant,
+            reverse=reverse,
+            activations=functions,
+            clip=clip,
         )
 
 
@@ -766,10 +865,12 @@ class GRU(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed, reverse
         As in :class:`Recurrent`. Gates are in the order r, z, n.
     reset_after : bool
         Whether the reset gate acts after the product, as in ``torch.nn.GRU``.
+    activations, clip
+        As in :class:`Recurrent`: the functions in place of the sigmoid and of tanh.
     """
 
     def __init__(
@@ -779,12 +880,24 @@ class GRU(Recurrent):
         num_layers: int = 1,
         *,
         reset_after: bool = False,
+        activations: Any = None,
+        clip: float | None = None,
         **options: Any,
     ) -> None:
         _only_known_options(type(self), options)
         self.reset_after = bool(reset_after)
         name = "gru_reset_after" if reset_after else "gru"
-        super().__init__(name, input_size, hidden_size, num_layers, **options)
+        if activations is not None or clip is not None:
+            name += "_general"
+        super().__init__(
+            name,
+            input_size,
+            hidden_size,
+            num_layers,
+            activations=activations,
+            clip=clip,
+            **options,
+        )
 
 
 class LSTM(Recurrent):
@@ -801,10 +914,19 @@ class LSTM(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed, reverse
         As in :class:`Recurrent`. Gates are in the order i, f, g, o; states are pairs ``(h, c)``.
     forget_bias : float
         Initial value of the forget gate's bias (``bias_ih``; that of ``bias_hh`` is 0).
+    coupled : bool
+        Whether ``f = 1 - i`` and there is no forget gate: gates are in the order i, g, o, and the
+        bias of the input gate is ``-forget_bias`` to begin with. (CIFG of Greff et al., 2017.)
+    peepholes : bool
+        Whether gates see the memory: ``i`` and ``f`` that before the step, ``o`` the new one, each
+        with a weight for each unit. (Gers and Schmidhuber, 2000.) They begin with 0.
+    activations, clip
+        As in :class:`Recurrent`: the functions in place of the sigmoid, of the tanh that makes g,
+        and of the last one.
     """
 
     def __init__(
@@ -814,17 +936,38 @@ class LSTM(Recurrent):
         num_layers: int = 1,
         *,
         forget_bias: float = 1.0,
+        coupled: bool = False,
+        peepholes: bool = False,
+        activations: Any = None,
+        clip: float | None = None,
         **options: Any,
     ) -> None:
         _only_known_options(type(self), options)
-        super().__init__("lstm", input_size, hidden_size, num_layers, **options)
+        self.coupled = bool(coupled)
+        general = peepholes or activations is not None or clip is not None
+        name = "lstm_coupled" if self.coupled else "lstm_general" if general else "lstm"
+        super().__init__(
+            name,
+            input_size,
+            hidden_size,
+            num_layers,
+            peepholes=peepholes,
+            activations=activations,
+            clip=clip,
+            **options,
+        )
         self.forget_bias = float(forget_bias)
-        if self.bias:
-            gate = slice(self.hidden_size, 2 * self.hidden_size)
-            with self.edit_parameters() as parameters:
-                for direction in self._directions:
-                    parameters[f"bias_ih_{self._suffix(direction)}"][gate] = self.forget_bias
-                    parameters[f"bias_hh_{self._suffix(direction)}"][gate] = 0
+        # Without a forget gate the input gate closes where that would be open.
+        first, bias = (0, -self.forget_bias) if self.coupled else (1, self.forget_bias)
+        gate = slice(first * self.hidden_size, (first + 1) * self.hidden_size)
+        with self.edit_parameters() as parameters:
+            for direction in self._directions:
+                suffix = self._suffix(direction)
+                if self.bias:
+                    parameters[f"bias_ih_{suffix}"][gate] = bias
+                    parameters[f"bias_hh_{suffix}"][gate] = 0
+                if self.peepholes:
+                    parameters[f"weight_peephole_{suffix}"][...] = 0
 
 
 def _named(shape: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
@@ -832,8 +975,18 @@ def _named(shape: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
     return tuple(zip(names, shape, strict=True))
 
 
+def _of_each_direction(nonlinearity: Any) -> list[Any]:
+    """Return the function of an RNN, or those of its directions, as a list."""
+    if isinstance(nonlinearity, str):
+        return [nonlinearity]
+    functions = list(nonlinearity)
+    # A name and its numbers are one function.
+    one = all(isinstance(part, int | float | np.number) for part in functions[1:])
+    return [functions] if one and isinstance(functions[0], str) else functions
+
+
 def _only_known_options(layer: type, options: dict[str, Any]) -> None:
-    known = ("bias", "dropout", "variational", "bidirectional", "seed")
     for name in options:
-        if name not in known:
-            raise TypeError(f"{layer.__name__} has no option {name!r}; it has {', '.join(known)}")
+        if name not in COMMON_OPTIONS:
+            known = ", ".join(COMMON_OPTIONS)
+            raise TypeError(f"{layer.__name__} has no option {name!r}; it has {known}")

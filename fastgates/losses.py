@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
     Result = tuple[float, NDArray[np.float32]]
 
-__all__ = ["Loss", "cross_entropy", "huber", "mae", "mse", "quantile"]
+__all__ = ["Loss", "NothingCountsError", "cross_entropy", "huber", "mae", "mse", "quantile"]
+
+
+class NothingCountsError(ValueError):
+    """All weights are 0, so there is no mean."""
 
 
 def mse(
@@ -344,7 +348,8 @@ def _mean(
         if weights is None:
             loss, slope = entries(error)
             slope *= 1.0 / error.size
-            return float(np.mean(loss)), slope.astype(np.float32), float(error.size)
+            mean = float(np.add.reduce(loss, axis=None)) / error.size
+            return mean, slope.astype(np.float32), float(error.size)
         weights = np.broadcast_to(weights, error.shape)
         loss, slope = entries(np.where(weights > 0, error, 0.0))
         total = float(weights.sum())
@@ -430,7 +435,7 @@ def _cross_entropy(
     else:
         weight = float(weights.sum())
         if weight == 0:
-            raise ValueError("the classes of all labels that count weigh 0: there is nothing left")
+            raise NothingCountsError("the classes of all labels that count weigh 0")
         loss = float((losses * weights).sum() / weight)
         probability *= (weights / weight)[:, None]
     return loss, probability.astype(np.float32).reshape(logits.shape), weight
@@ -481,7 +486,7 @@ def _weights(
             counts = counts & (step < ends[:, None])
         weights = weights * counts
     if not weights.any():
-        raise ValueError(
+        raise NothingCountsError(
             f"nothing counts in the loss: lengths, sample_weight and washout={washout} "
             "leave no step"
         )

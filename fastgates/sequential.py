@@ -443,7 +443,7 @@ class Sequential(Module):
         if d_x is not None and not input_gradient:
             d_x = None
         every = tuple(d_every[::-1]) if state_gradients else None
-        return Gradients(d_x, tuple(d_initial[::-1]), self._split(vector), vector, every)
+        return Gradients(d_x, tuple(d_initial[::-1]), vector, self._shapes, every)
 
 
 def _hidden(state: State) -> np.ndarray:

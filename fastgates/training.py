@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import math
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -234,8 +235,9 @@ class Trainer:
         Of that order.
     callbacks : sequence
         :class:`Callback` objects, or functions that take the trainer after each epoch.
-    progress : bool
-        Whether a bar shows loss, gradient norm, learning rate and validation loss on stderr.
+    progress : bool or str
+        Whether a bar shows loss, gradient norm, learning rate and validation loss on stderr; a text
+        is its label.
     checkpoint : path, optional
         A file that is replaced, whole or not at all, at intervals and at the end.
     checkpoint_epochs, checkpoint_steps : int, optional
@@ -281,7 +283,7 @@ class Trainer:
         shuffle: bool = True,
         seed: int = 0,
         callbacks: Sequence[Callback | Callable[[Trainer], None]] = (),
-        progress: bool = False,
+        progress: bool | str = False,
         checkpoint: Any = None,
         checkpoint_epochs: int | None = 1,
         checkpoint_steps: int | None = None,
@@ -333,7 +335,7 @@ class Trainer:
                     f"callbacks must have one of {', '.join(_EVENTS)} or be functions, "
                     f"got {type(callback).__name__}"
                 )
-        self.progress = bool(progress)
+        self.progress = progress if isinstance(progress, str) else bool(progress)
         self.checkpoint = checkpoint
         self.checkpoint_epochs, self.checkpoint_steps = (
             None if value is None else positive_integer(name, value)
@@ -351,6 +353,7 @@ class Trainer:
         self.learning_rate = self._rate
         self.best_loss, self.best_epoch = math.inf, 0
         self._best: np.ndarray | None = None  # the weights of the best epoch
+        self._good: np.ndarray | None = None  # the last weights with a finite loss in this fit
         self._first_epoch = 0  # epochs before this fit
         self._position = 0  # steps taken in this epoch
         self._sums = _Sums()
@@ -428,12 +431,18 @@ class Trainer:
             self._first_epoch, self._position = self.epoch, 0
             self.best_loss, self.best_epoch, self._best = math.inf, 0, None
         self._stop_reason = ""
+        self._good = None
         self.history.stop_reason = ""
         last_epoch = self._first_epoch + count
         self._call("on_fit_begin")
         with _Bar(self, last_epoch) as bar, _interrupt(self):
             if not finished:
-                self._run(data, validation, last_epoch, facts, bar)
+                try:
+                    self._run(data, validation, last_epoch, facts, bar)
+                except KeyboardInterrupt:  # a second Ctrl-C, or signals are someone else's
+                    if self._best is not None:
+                        self._set_weights(self._best)
+                    raise
         if not self._stop_reason:
             self._stop_reason = "max_epochs"
         self.history.stop_reason = self._stop_reason
@@ -508,9 +517,9 @@ class Trainer:
             self._diverged(f"loss {self.loss:g}, gradient norm {self.gradient_norm:g}")
         time_now = self.epoch - 1 + self._position / self.steps_per_epoch
         self.learning_rate = self._rate * self.schedule.factor(time_now)
-        self._good = model.parameter_vector.copy()  # they had a finite loss
+        self._good = model.parameter_vector.copy()
         optimizer.lr = self.learning_rate
-        if optimizer.lr > 0:
+        if optimizer.lr > 0 and weight > 0:
             optimizer.step(gradients)
         self.step += 1
         self._position += 1
@@ -555,11 +564,11 @@ class Trainer:
     def _diverged(self, what: str) -> None:
         norms = [*self.history._steps["gradient_norm"][-_REMEMBERED_NORMS:], self.gradient_norm]
         step = self.step + 1
-        kept = "no step was taken"
+        kept = "the model has the weights it had"
         if self._best is not None:
             self._set_weights(self._best)
             kept = f"the model has the weights of epoch {self.best_epoch}"
-        elif self.step:
+        elif self._good is not None:
             self._set_weights(self._good)
             kept = "the model has the last weights with a finite loss"
         before = ", ".join(f"{norm:.3g}" for norm in norms[:-1][-5:]) or "none"
@@ -589,10 +598,17 @@ class Trainer:
 
     def _facts(self, data: Sequences, validation: Sequences | None) -> dict[str, Any]:
         """Return what must be the same for a training to go on."""
+        model = self.model
+        settings = {
+            name: getattr(self.optimizer, name) for name in self.optimizer._settings if name != "lr"
+        }
         return {
-            "model": repr(self.model),
-            "parameters": self.model.parameter_vector.size,
-            "optimizer": type(self.optimizer).__name__,
+            "model": repr(model),
+            "cells": ", ".join(layer.cell.name for layer in model.recurrent),
+            "loss": f"{model.loss.name} {dict(model.loss.options)}, washout {model.washout}",
+            "initial_state": model.initial_state,
+            "parameters": model.parameter_vector.size,
+            "optimizer": f"{type(self.optimizer).__name__} {settings}",
             "learning_rate": self._rate,
             "schedule": repr(self.schedule),
             "batch_size": self.batch_size,
@@ -700,13 +716,18 @@ class _Bar:
     def __init__(self, trainer: Trainer, last_epoch: int) -> None:
         self._trainer = trainer
         self._bar: Any = None
-        self._shown = 0.0
+        # Text costs more than a step of a small network, and stays where it is no terminal.
+        self._interval = 0.1 if sys.stderr.isatty() else 5.0
+        self._shown = time.perf_counter()
         if trainer.progress:
             from tqdm import tqdm
 
             total = (last_epoch - trainer._first_epoch) * trainer.steps_per_epoch
             done = trainer.step - trainer._first_epoch * trainer.steps_per_epoch
-            self._bar = tqdm(total=total, initial=max(0, done), unit="step", dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total, initial=max(0, done), unit="step", dynamic_ncols=True,
+                mininterval=self._interval,
+            )  # fmt: skip
 
     def __enter__(self) -> _Bar:
         return self
@@ -720,14 +741,15 @@ class _Bar:
         if self._bar is None:
             return
         now = time.perf_counter()
-        if now - self._shown > 0.1:  # text costs more than a step of a small network
+        if now - self._shown > self._interval:
             self._shown = now
             self._show()
 
     def _show(self) -> None:
         trainer = self._trainer
         first = trainer._first_epoch * trainer.steps_per_epoch
-        self._bar.set_description(f"epoch {trainer.epoch}", refresh=False)
+        label = f"{trainer.progress}, " if isinstance(trainer.progress, str) else ""
+        self._bar.set_description(f"{label}epoch {trainer.epoch}", refresh=False)
         figures = {
             "loss": f"{trainer.loss:.4g}",
             "norm": f"{trainer.gradient_norm:.3g}",

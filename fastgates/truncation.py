@@ -138,9 +138,10 @@ def truncated_bptt(
     """
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer must be a recurrent layer, got {type(layer).__name__}")
-    if layer.bidirectional:
+    if layer.bidirectional or layer.reverse:
+        option = "bidirectional" if layer.bidirectional else "reverse"
         raise ValueError(
-            "layer must run forward only, got one with bidirectional=True: its reverse direction "
+            f"layer must run forward only, got one with {option}=True: its reverse direction "
             "would need the end of the series first"
         )
     k1 = positive_integer("k1", k1)

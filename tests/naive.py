@@ -183,11 +183,187 @@ class LSTM:
         return p.U.T @ d_a, (p.W.T @ d_a, d_c_new * f)
 
 
-class Parameters:
-    """The four tensors of one layer and direction: U (G*H, I), W (G*H, H), b_ih and b_hh (G*H,)."""
+# The functions that can be chosen, of x, alpha and beta, and their derivatives.
+FUNCTIONS = {
+    "tanh": (np.tanh, lambda x: 1.0 - np.tanh(x) ** 2),
+    "sigmoid": (sigmoid, lambda x: sigmoid(x) * sigmoid(-x)),
+    "relu": (lambda x: np.maximum(x, 0.0), lambda x: 1.0 * (x > 0.0)),
+    "affine": (lambda x, a=1.0, b=0.0: a * x + b, lambda x, a=1.0, b=0.0: a + 0.0 * x),
+    "leaky_relu": (
+        lambda x, a=0.01: np.where(x >= 0.0, x, a * x),
+        lambda x, a=0.01: np.where(x >= 0.0, 1.0, a),
+    ),
+    "thresholded_relu": (
+        lambda x, a=1.0: np.where(x >= a, x, 0.0),
+        lambda x, a=1.0: 1.0 * (x >= a),
+    ),
+    "scaled_tanh": (
+        lambda x, a=1.0, b=1.0: a * np.tanh(b * x),
+        lambda x, a=1.0, b=1.0: a * b * (1.0 - np.tanh(b * x) ** 2),
+    ),
+    "hard_sigmoid": (
+        lambda x, a=0.2, b=0.5: np.clip(a * x + b, 0.0, 1.0),
+        lambda x, a=0.2, b=0.5: a * ((a * x + b > 0.0) & (a * x + b < 1.0)),
+    ),
+    "elu": (
+        lambda x, a=1.0: np.where(x >= 0.0, x, a * np.expm1(np.minimum(x, 0.0))),
+        lambda x, a=1.0: np.where(x >= 0.0, 1.0, a * np.exp(np.minimum(x, 0.0))),
+    ),
+    "softsign": (lambda x: x / (1.0 + np.abs(x)), lambda x: 1.0 / (1.0 + np.abs(x)) ** 2),
+    "softplus": (lambda x: np.logaddexp(0.0, x), sigmoid),
+}
 
-    def __init__(self, U, W, b_ih, b_hh):
-        self.U, self.W, self.b_ih, self.b_hh = U, W, b_ih, b_hh
+
+class General:
+    """What the general cells share: functions by name or as (name, alpha, beta), and a clip."""
+
+    def __init__(self, activations, clip=None):
+        self.activations = [(f,) if isinstance(f, str) else tuple(f) for f in activations]
+        self.clip = np.inf if clip is None else float(np.float32(clip))
+
+    def apply(self, place, x, clip=True):
+        """The function of clipped x, and its derivative."""
+        name, *numbers = self.activations[place]
+        numbers = [float(np.float32(number)) for number in numbers]
+        limit = self.clip if clip else np.inf
+        value, slope = FUNCTIONS[name]
+        inside = np.clip(x, -limit, limit)
+        return value(inside, *numbers), slope(inside, *numbers) * (np.abs(x) <= limit)
+
+
+class GeneralRNN(General):
+    """h' = f(W h + U x)."""
+
+    gates = 1
+    num_states = 1
+
+    def step(self, p, x, states):
+        (h,) = states
+        g, slope = self.apply(0, p.W @ h + p.b_hh + p.U @ x + p.b_ih)
+        return (g,), (x, h, slope)
+
+    def step_backward(self, p, saved, d_states, d_p):
+        x, h, slope = saved
+        d_a = d_states[0] * slope
+        d_p.W += np.outer(d_a, h)
+        d_p.U += np.outer(d_a, x)
+        d_p.b_hh += d_a
+        d_p.b_ih += d_a
+        return p.U.T @ d_a, (p.W.T @ d_a,)
+
+
+class GeneralGRU(General):
+    """As `GRU`, with f for the gates and g for n."""
+
+    gates = 3
+    num_states = 1
+
+    def __init__(self, activations=("sigmoid", "tanh"), clip=None, reset_after=False):
+        super().__init__(activations, clip)
+        self.reset_after = reset_after
+
+    def step(self, p, x, states):
+        (h,) = states
+        W_r, W_z, W_n = np.split(p.W, 3)
+        b_hr, b_hz, b_hn = np.split(p.b_hh, 3)
+        x_r, x_z, x_n = np.split(p.U @ x + p.b_ih, 3)
+        r, s_r = self.apply(0, W_r @ h + b_hr + x_r)
+        z, s_z = self.apply(0, W_z @ h + b_hz + x_z)
+        q = W_n @ h + b_hn if self.reset_after else r * h
+        n, s_n = self.apply(1, x_n + (r * q if self.reset_after else W_n @ q + b_hn))
+        return (z * h + (1.0 - z) * n,), (x, h, r, z, n, q, s_r, s_z, s_n)
+
+    def step_backward(self, p, saved, d_states, d_p):
+        (d_h_new,) = d_states
+        x, h, r, z, n, q, s_r, s_z, s_n = saved
+        W_r, W_z, W_n = np.split(p.W, 3)
+        d_W_r, d_W_z, d_W_n = np.split(d_p.W, 3)
+        d_b_hr, d_b_hz, d_b_hn = np.split(d_p.b_hh, 3)
+        d_a_n = d_h_new * (1.0 - z) * s_n
+        d_a_z = d_h_new * (h - n) * s_z
+        d_h = z * d_h_new
+        if self.reset_after:
+            d_q = d_a_n * r
+            d_a_r = d_a_n * q * s_r
+            d_W_n += np.outer(d_q, h)
+            d_b_hn += d_q
+            d_h = d_h + W_n.T @ d_q
+        else:
+            d_q = W_n.T @ d_a_n
+            d_a_r = d_q * h * s_r
+            d_W_n += np.outer(d_a_n, q)
+            d_b_hn += d_a_n
+            d_h = d_h + d_q * r
+        d_W_r += np.outer(d_a_r, h)
+        d_W_z += np.outer(d_a_z, h)
+        d_b_hr += d_a_r
+        d_b_hz += d_a_z
+        d_h = d_h + W_r.T @ d_a_r + W_z.T @ d_a_z
+        d_a = np.concatenate([d_a_r, d_a_z, d_a_n])
+        d_p.U += np.outer(d_a, x)
+        d_p.b_ih += d_a
+        return p.U.T @ d_a, (d_h,)
+
+
+class GeneralLSTM(General):
+    """As `LSTM`, with f, g, h, peepholes P (rows i, f, o), or coupled: rows i, g, o, f = 1 - i."""
+
+    num_states = 2
+
+    def __init__(self, activations=("sigmoid", "tanh", "tanh"), clip=None, coupled=False):
+        super().__init__(activations, clip)
+        self.coupled = coupled
+        self.gates = 3 if coupled else 4
+
+    def peepholes(self, P, H):
+        if P is None:
+            return np.zeros((3, H))
+        p = P.reshape(-1, H)
+        return (p[0], np.zeros(H), p[1]) if self.coupled else p
+
+    def step(self, p, x, states):
+        h, c = states
+        p_i, p_f, p_o = self.peepholes(p.P, len(h))
+        a = np.split(p.W @ h + p.b_hh + p.U @ x + p.b_ih, self.gates)
+        a_i, a_g, a_o = a[0], a[-2], a[-1]
+        i, s_i = self.apply(0, a_i + p_i * c)
+        f, s_f = (1.0 - i, -s_i) if self.coupled else self.apply(0, a[1] + p_f * c)
+        g, s_g = self.apply(1, a_g)
+        c_new = f * c + i * g
+        o, s_o = self.apply(0, a_o + p_o * c_new)
+        q, s_q = self.apply(2, c_new, clip=False)
+        return (o * q, c_new), (x, h, c, i, f, g, o, q, c_new, s_i, s_f, s_g, s_o, s_q)
+
+    def step_backward(self, p, saved, d_states, d_p):
+        d_h_new, d_c_new = d_states
+        x, h, c, i, f, g, o, q, c_new, s_i, s_f, s_g, s_o, s_q = saved
+        p_i, p_f, p_o = self.peepholes(p.P, len(h))
+        d_a_o = d_h_new * q * s_o
+        d_c = d_c_new + d_h_new * o * s_q + d_a_o * p_o
+        d_a_i, d_a_f, d_a_g = d_c * g * s_i, d_c * c * s_f, d_c * i * s_g
+        if self.coupled:
+            d_a_i = d_a_i + d_a_f
+            d_a, d_P = [d_a_i, d_a_g, d_a_o], [d_a_i * c, d_a_o * c_new]
+        else:
+            d_a, d_P = [d_a_i, d_a_f, d_a_g, d_a_o], [d_a_i * c, d_a_f * c, d_a_o * c_new]
+        d_a = np.concatenate(d_a)
+        d_p.W += np.outer(d_a, h)
+        d_p.U += np.outer(d_a, x)
+        d_p.b_hh += d_a
+        d_p.b_ih += d_a
+        if d_p.P is not None:
+            d_p.P += np.concatenate(d_P)
+        return p.U.T @ d_a, (p.W.T @ d_a, d_c * f + d_a_i * p_i + d_a_f * p_f)
+
+
+class Parameters:
+    """The tensors of one layer and direction: U (G*H, I), W (G*H, H), b_ih and b_hh (G*H,).
+
+    Also P, the peepholes, or None.
+    """
+
+    def __init__(self, U, W, b_ih, b_hh, P=None):
+        self.U, self.W, self.b_ih, self.b_hh, self.P = U, W, b_ih, b_hh, P
 
 
 def suffix_of(layer, direction):
@@ -200,11 +376,13 @@ def parameters_of(parameters, layer, direction):
     suffix = suffix_of(layer, direction)
     W = np.array(parameters["weight_hh" + suffix], dtype=np.float64)
     zeros = np.zeros(W.shape[0])
+    P = parameters.get("weight_peephole" + suffix)
     return Parameters(
         np.array(parameters["weight_ih" + suffix], dtype=np.float64),
         W,
         np.array(parameters.get("bias_ih" + suffix, zeros), dtype=np.float64),
         np.array(parameters.get("bias_hh" + suffix, zeros), dtype=np.float64),
+        None if P is None else np.array(P, dtype=np.float64),
     )
 
 
@@ -346,6 +524,7 @@ def backward(tape, d_output=None, d_final_state=None):
             index = layer * D + direction
             p = parameters_of(tape.parameters, layer, direction)
             d_p = Parameters(*(np.zeros_like(a) for a in (p.U, p.W, p.b_ih, p.b_hh)))
+            d_p.P = None if p.P is None else np.zeros_like(p.P)
             for b in range(B):
                 d_states = tuple(part[index, b].copy() for part in d_final)
                 steps = order_of_steps(direction, tape.lengths[b], tape.resets[b])
@@ -364,7 +543,7 @@ def backward(tape, d_output=None, d_final_state=None):
                         d_states = tuple(np.zeros(H) for _ in d_states)
             suffix = suffix_of(layer, direction)
             gradients = {"weight_ih": d_p.U, "weight_hh": d_p.W}
-            gradients |= {"bias_ih": d_p.b_ih, "bias_hh": d_p.b_hh}
+            gradients |= {"bias_ih": d_p.b_ih, "bias_hh": d_p.b_hh, "weight_peephole": d_p.P}
             for name, gradient in gradients.items():
                 if name + suffix in tape.parameters:
                     d_parameters[name + suffix] = gradient

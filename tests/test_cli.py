@@ -1,5 +1,6 @@
 """The command: real files in, exit codes and one-line errors out, nothing half-written."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,9 +10,14 @@ import numpy as np
 import pytest
 
 import fastgates
-from fastgates import _extras, forecasting
+from fastgates import _extras
 from fastgates._tables import read_columns
 from fastgates.commands import info
+from fastgates.files import read_header
+
+pytest.importorskip("sklearn")
+
+from fastgates.training import Trainer
 
 needs_files = pytest.mark.skipif(_extras.version("safetensors") is None, reason="extra 'files'")
 needs_plot = pytest.mark.skipif(_extras.version("matplotlib") is None, reason="extra 'plot'")
@@ -55,32 +61,52 @@ def test_fit_then_predict_reproduces_the_forecasts(run, plant, folder):
         "--cell", "lstm", "--seed", "5", "--out", "model.safetensors",
     )  # fmt: skip
     assert code == 0
-    assert "120 rows; training 1-84, validation 85-102, test 103-120" in out
+    assert "120 rows; training 1-72, validation 73-90, calibration 91-102, test 103-120" in out
     table = out[out.index("test rows 103-120") :].splitlines()
     assert table[0].split()[-3:] == ["RMSE", "MAE", "R2"]
     assert [line.split()[0] for line in table[1:4]] == ["lstm", "linear", "persistence"]
     assert "loss" in err
-    assert "gradient norm" in err
+    assert "norm" in err
+    assert "intervals for 90% hold" in out
 
     code, out, _ = run("predict", "model.safetensors", plant, "--out", "predictions.csv")
     assert code == 0
     assert "predictions.csv: 117 forecasts of level" in out
-    model = forecasting.Forecaster.load("model.safetensors")
-    assert (model.cell, model.horizon, model.seed) == ("lstm", 2, 5)
-    assert model.columns == ("level", "inflow")
-    values = read_columns(plant, model.columns).values
-    forecast = read_columns("predictions.csv", ["row", "forecast"]).values
+    model = fastgates.load("model.safetensors")
+    assert (model.cell, model.leads_, model.random_state) == ("lstm", (1, 2), 5)
+    assert (model.target_names_, model.input_names_) == (("level",), ("inflow",))
+    values = read_columns(plant, ["level", "inflow"]).values
+    expected = model.predict_rolling(values[:, 0], values[:, 1:])
+    forecast = read_columns("predictions.csv", ["row", "forecast", "lower", "upper"]).values
     np.testing.assert_array_equal(forecast[:, 0], np.arange(6, 123))
-    np.testing.assert_array_equal(forecast[:, 1], model.predict(values))
+    np.testing.assert_array_equal(forecast[:, 1], expected[:, 1])
+    np.testing.assert_allclose(forecast[:, 3] - forecast[:, 2], 2 * model.radius(0.9)[1, 0])
     lines = (folder / "predictions.csv").read_text().splitlines()
-    assert lines[0] == "row,actual,forecast"
+    assert lines[0] == "row,actual,forecast,lower,upper"
     assert lines[1].startswith(f"6,{values[5, 0]},")
     assert lines[-1].startswith("122,,")
-    errors = model.record["test"]
-    assert errors["lstm"]["rmse"] == pytest.approx(
-        np.sqrt(np.mean((forecast[102 - 5 : 115, 1] - values[102:, 0]) ** 2))
+
+    record = read_header("model.safetensors").header["record"]
+    assert record["data"] == "plant.csv"
+    truth = np.column_stack([values[102:119, 0], values[103:, 0]])
+    error = expected[102 - 4 :][:17] - truth
+    assert record["test"]["lstm"]["rmse"] == pytest.approx(np.sqrt(np.mean(error**2)))
+
+    code, out, _ = run("predict", "model.safetensors", plant, "--next", "--coverage", "0.5")
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["row", "121", "122"]
+    assert float(lines[1].split(",")[1]) == expected[-1, 0]
+    code, out, _ = run("predict", "model.safetensors", plant, "--lead", "1")
+    assert float(out.splitlines()[-1].split(",")[2]) == expected[-1, 0]
+
+    code, out, _ = run(
+        "evaluate", "model.safetensors", plant, "--first-row", "103", "--json", "scores.json"
     )
-    assert model.record["data"] == "plant.csv"
+    assert code == 0
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["scores"] == record["test"]
+    assert 0 <= scores["intervals"]["found"] <= 1
 
 
 @needs_files
@@ -100,7 +126,7 @@ def test_fit_without_outputs_writes_nothing(run, plant, folder):
 def test_predict_to_standard_output(run, plant, model):
     code, out, _ = run("predict", model, plant)
     assert code == 0
-    assert out.splitlines()[0] == "row,actual,forecast"
+    assert out.splitlines()[0] == "row,actual,forecast,lower,upper"
     assert len(out.splitlines()) == 1 + 117
 
 
@@ -184,6 +210,7 @@ BAD_DATA = {
 }
 BAD_FIT = {
     "too few rows": ("a\n1\n2\n3\n", "data.csv: too few rows: 3; a window of 4"),
+    "infinite": (column(r9="-inf"), "row 9 (line 10), column 'a': '-inf' is not a finite number"),
     "constant": ("a\n" + "5\n" * 60, "data.csv: the target a never changes"),
     "huge": ("a\n" + "1e200\n-1e200\n" * 30, "data.csv: the numbers are too large"),
 }
@@ -279,10 +306,17 @@ def test_predict_needs_a_whole_window(run, folder, untouched, model):
         (["--out", "."], "cannot write .: it is a folder"),
         (["--plot", "fit.doc"], "cannot write fit.doc: a picture must end in .png"),
         (["--plot", "absent/fit.png"], "cannot write absent/fit.png: there is no folder"),
+        (["--sequence", "b"], "--sequence has no meaning with --task forecast"),
+        (["--balanced"], "--balanced has no meaning with --task forecast"),
+        (["--resume"], "--resume has no meaning without --out"),
+        (["--task", "regression", "--horizon", "3"], "--horizon has no meaning with --task regr"),
+        (["--task", "regression", "--per-step"], "--per-step needs --sequence"),
+        (["--task", "regression", "--sequence", "b"], "--sequence and --window exclude each other"),
+        (["--task", "classification", "--loss", "mae"], "--loss has no meaning with --task class"),
     ],
 )
 def test_fit_checks_its_outputs_before_training(run, folder, monkeypatch, arguments, message):
-    monkeypatch.setattr(forecasting.Forecaster, "fit", unexpected)
+    monkeypatch.setattr(Trainer, "fit", unexpected)
     (folder / "data.csv").write_text(COLUMN)
     refused(run("fit", "data.csv", "--target", "a", *QUICK, *arguments), message)
     assert (folder / "data.csv").read_text() == COLUMN
@@ -318,7 +352,7 @@ def test_absent_packages_are_missed_before_training(
         return load(name)
 
     monkeypatch.setattr(_extras.importlib, "import_module", absent)
-    monkeypatch.setattr(forecasting.Forecaster, "fit", unexpected)
+    monkeypatch.setattr(Trainer, "fit", unexpected)
     (folder / "data.csv").write_text(COLUMN)
     refused(run("fit", "data.csv", "--target", "a", *QUICK, *arguments), message)
 
@@ -328,7 +362,8 @@ def test_absent_packages_are_missed_before_training(
     [
         ([], "required: COMMAND"),
         (["train"], "invalid choice: 'train'"),
-        (["fit", "data.csv"], "required: --target"),
+        (["fit", "data.csv"], "--target is needed, on the command line or in the configuration"),
+        (["fit"], "DATA is needed"),
         (["fit", "data.csv", "--target", "a", "--window", "0"], "at least 1, got '0'"),
         (["fit", "data.csv", "--target", "a", "--hidden", "many"], "at least 1, got 'many'"),
         (["fit", "data.csv", "--target", "a", "--cell", "tcn"], "invalid choice: 'tcn'"),
@@ -345,11 +380,12 @@ def test_wrong_usage(run, arguments, message):
 
 @needs_files
 def test_interrupt(run, folder, untouched, monkeypatch):
-    def interrupted(*arguments, progress, **named):
-        progress(forecasting.Progress(1, 2, 1, 3, 0.5, 0.1, float("nan")))
+    """A second Ctrl-C: the first one lets the step end."""
+
+    def interrupted(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(forecasting.Forecaster, "fit", interrupted)
+    monkeypatch.setattr(Trainer, "fit", interrupted)
     (folder / "data.csv").write_text(COLUMN)
     code, _, err = run(*FIT[:-2])
     assert code == 130

@@ -1,9 +1,9 @@
 """The demo, with short trainings; its whole length is a slow test."""
 
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
+
+pytest.importorskip("sklearn")
 
 from fastgates import _demo, _extras
 from fastgates.cli import main
@@ -11,13 +11,9 @@ from fastgates.cli import main
 CELLS = ["RNN", "SimplifiedGRU", "GRU", "LSTM"]
 
 
-def silent(name):
-    return nullcontext(lambda progress: None)
-
-
 @pytest.fixture(scope="module")
 def result():
-    return _demo.run(_demo.QUICK, silent)
+    return _demo.run(_demo.QUICK)
 
 
 def test_persistence_has_its_published_figures(result):
@@ -53,7 +49,7 @@ def test_report_shows_every_figure(result):
 
 def test_command(monkeypatch, tmp_path, capsys, result):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_demo, "run", lambda settings, progress_bar: result)
+    monkeypatch.setattr(_demo, "run", lambda settings, verbose: result)
     assert main(["demo", "--quick"]) == 0
     out = capsys.readouterr().out
     assert _demo.report(result) in out
@@ -75,5 +71,5 @@ def test_command_checks_the_picture_first(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_gated_cells_reach_the_published_range():
-    errors = _demo.run(_demo.FULL, silent).yearly
+    errors = _demo.run(_demo.FULL).yearly
     assert {cell: errors[cell][0] for cell in CELLS if errors[cell][0] > 0.15} == {}

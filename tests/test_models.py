@@ -440,3 +440,76 @@ def test_wrong_types(make, match):
 def test_wrong_models(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+# -- Against PyTorch -------------------------------------------------------------------------------
+
+
+def torch_network(model, prefix):
+    """The LSTM and the read-out of one of a model's networks."""
+    import torch
+
+    network = getattr(model, prefix)
+    layer = network.recurrent[0]
+    theirs = torch.nn.LSTM(layer.input_size, layer.hidden_size, layer.num_layers, batch_first=True)
+    theirs.load_state_dict({k: torch.from_numpy(v) for k, v in layer.state_dict().items()})
+    if len(network.modules) == 1:
+        return theirs, None
+    readout = torch.nn.Linear(layer.hidden_size, network.output_size)
+    readout.load_state_dict(
+        {k: torch.from_numpy(v) for k, v in network.modules[1].state_dict().items()}
+    )
+    return theirs, readout
+
+
+def assert_same_gradients(model, sequences, loss, modules):
+    """Compare with autograd's gradients, in the order of the model's vector."""
+    ours, gradients, _ = model.gradients(sequences)
+    loss.backward()
+    assert ours == pytest.approx(loss.item(), rel=1e-5)
+    order = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    expected = []
+    for layer, readout in modules:
+        names = [f"{kind}_l{k}" for k in range(layer.num_layers) for kind in order]
+        expected += [getattr(layer, name).grad.numpy().ravel() for name in names]
+        if readout is not None:
+            expected += [readout.weight.grad.numpy().ravel(), readout.bias.grad.numpy()]
+    assert_close("gradient", gradients.parameter_vector, np.concatenate(expected), 1e-4)
+
+
+@pytest.mark.parity
+def test_a_free_run_has_the_gradients_of_autograd():
+    torch = pytest.importorskip("torch")
+    model = FreeRunModel.build("lstm", 2, C, H, 2, seed=0, context=2, scale_inputs=False,
+                               scale_outputs=False)  # fmt: skip
+    sequences = prepared(model, data())
+    layer, readout = torch_network(model, "network")
+    x, y = (torch.tensor(part, dtype=torch.float32) for part in (sequences.x, sequences.y))
+    value, state, outputs = y[:, 0], None, []
+    for t in range(1, T):
+        states, state = layer(torch.cat([value, x[:, t]], dim=1)[:, None], state)
+        outputs.append(readout(states[:, 0]))
+        value = y[:, t] if t < 2 else outputs[-1]
+    loss = ((torch.stack(outputs[1:], dim=1) - y[:, 2:]) ** 2).mean()
+    assert_same_gradients(model, sequences, loss, [(layer, readout)])
+
+
+@pytest.mark.parity
+def test_an_encoder_and_decoder_have_the_gradients_of_autograd():
+    torch = pytest.importorskip("torch")
+    model = encoder_decoder(2, scale_inputs=False)
+    sequences = prepared(model, horizon_data(2, lengths=None))
+    encoder, _ = torch_network(model, "encoder")
+    decoder, readout = torch_network(model, "decoder")
+    x, y, future = (
+        torch.tensor(part, dtype=torch.float32)
+        for part in (sequences.x, sequences.y, sequences.x_future)
+    )
+    _, state = encoder(x)
+    value, outputs = x[:, -1, :2], []
+    for step in range(4):
+        states, state = decoder(torch.cat([value, future[:, step]], dim=1)[:, None], state)
+        value = readout(states[:, 0])
+        outputs.append(value)
+    loss = ((torch.stack(outputs, dim=1) - y) ** 2).mean()
+    assert_same_gradients(model, sequences, loss, [(encoder, None), (decoder, readout)])

@@ -73,5 +73,6 @@ COUPLED_LSTM = register(
         states=("h", "c"),
         forward=forward,
         backward=backward,
+        equations=step,
     )
 )

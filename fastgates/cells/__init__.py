@@ -31,4 +31,4 @@ __all__ = [
     "where_less",
 ]
 
-from . import gru, lstm, rnn, simplified_gru  # noqa: F401  (they register themselves)
+from . import general, gru, lstm, rnn, simplified_gru  # noqa: F401  (they register themselves)

@@ -38,6 +38,16 @@ class Cell:
         The state variables; the first is the output, which the products take.
     forward, backward : kernel
         The compiled passes (:mod:`fastgates.engine.forward` and ``backward`` make them).
+    equations, first_equations : helper
+        The equations of a step that `forward` is made of, and those between two stages: for what
+        else is made of them, such as single steps and C.
+    functions : tuple of str
+        The activation function that stands where one can be chosen, for cells whose equations take
+        settings (see :mod:`fastgates.cells.general`).
+    unit_weights : tuple of (int, int, int)
+        Of each weight of a unit on a state of its own (a peephole): the slot that the product is
+        added to, the state, not the first, and 1 if it is the state after the step. The equations
+        add the product themselves; the engine sums the weights' gradients.
     """
 
     name: str
@@ -49,8 +59,16 @@ class Cell:
     states: tuple[str, ...]
     forward: Any
     backward: Any
+    equations: Any
+    first_equations: Any = None
+    functions: tuple[str, ...] = ()
+    unit_weights: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
+        if (self.first_equations is None) != (len(self.stages) == 1):
+            raise ValueError(
+                f"first_equations must be there for two stages and only then, got {self.stages}"
+            )
         for what, places in (
             ("input_slots", self.input_slots),
             ("recurrent_slots", self.recurrent_slots),

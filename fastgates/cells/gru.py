@@ -80,6 +80,8 @@ GRU = register(
         states=("h",),
         forward=forward,
         backward=backward,
+        equations=step,
+        first_equations=first_step,
     )
 )
 
@@ -88,11 +90,21 @@ GRU = register(
 
 
 @helper
-def step_after(slots, states, constant):
+def open_gates(slots):
     n_h, r, z, n_x = slots
-    r, z = sigmoid(r), sigmoid(z)
+    return n_h, sigmoid(r), sigmoid(z), n_x
+
+
+@helper
+def update(slots, states, constant):
+    n_h, r, z, n_x = slots
     n = tanh(fma(r, n_h, n_x))
     return (fma(z, states[0] - n, n),), (n_h, r, z, n)
+
+
+@helper
+def step_after(slots, states, constant):
+    return update(open_gates(slots), states, constant)
 
 
 @helper
@@ -109,7 +121,7 @@ def step_after_backward(d_states, saved, states, new_states, constant):
 @kernel
 def forward_after(calls, begin, end, stamp=STAMP):
     slots = (0, 0, 0, 0)
-    forward_pass(calls, begin, end, step_after, None, slots, (0,))
+    forward_pass(calls, begin, end, update, None, slots, (0,), None, open_gates)
 
 
 @kernel
@@ -129,5 +141,6 @@ GRU_RESET_AFTER = register(
         states=("h",),
         forward=forward_after,
         backward=backward_after,
+        equations=step_after,
     )
 )

@@ -22,12 +22,22 @@ from ._cell import Cell, register
 
 
 @helper
-def step(slots, states, constant):
+def activate(slots):
     i, f, g, o = slots
+    return sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
+
+
+@helper
+def remember(gates, states, constant):
+    i, f, g, o = gates
     _, c = states
-    i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
     c = fma(f, c, i * g)
-    return (o * tanh(c), c), (i, f, g, o)
+    return (o * tanh(c), c), gates
+
+
+@helper
+def step(slots, states, constant):
+    return remember(activate(slots), states, constant)
 
 
 @helper
@@ -47,7 +57,7 @@ def step_backward(d_states, saved, states, new_states, constant):
 @kernel
 def forward(calls, begin, end, stamp=STAMP):
     gates = (0, 0, 0, 0)
-    forward_pass(calls, begin, end, step, None, gates, (0, 0))
+    forward_pass(calls, begin, end, remember, None, gates, (0, 0), None, activate)
 
 
 @kernel
@@ -67,5 +77,6 @@ LSTM = register(
         states=("h", "c"),
         forward=forward,
         backward=backward,
+        equations=step,
     )
 )

@@ -123,7 +123,7 @@ def backward_leaky_relu(calls, begin, end, stamp=STAMP):
     backward_pass(calls, begin, end, step_leaky_relu_backward, None, (0,), (0,))
 
 
-def _register(name, forward, backward):
+def _register(name, forward, backward, equations):
     return register(
         Cell(
             name=name,
@@ -135,11 +135,12 @@ def _register(name, forward, backward):
             states=("h",),
             forward=forward,
             backward=backward,
+            equations=equations,
         )
     )
 
 
-RNN_TANH = _register("rnn", forward_tanh, backward_tanh)
-RNN_RELU = _register("rnn_relu", forward_relu, backward_relu)
-LEAKY_TANH = _register("leaky_rnn", forward_leaky_tanh, backward_leaky_tanh)
-LEAKY_RELU = _register("leaky_rnn_relu", forward_leaky_relu, backward_leaky_relu)
+RNN_TANH = _register("rnn", forward_tanh, backward_tanh, step_tanh)
+RNN_RELU = _register("rnn_relu", forward_relu, backward_relu, step_relu)
+LEAKY_TANH = _register("leaky_rnn", forward_leaky_tanh, backward_leaky_tanh, step_leaky_tanh)
+LEAKY_RELU = _register("leaky_rnn_relu", forward_leaky_relu, backward_leaky_relu, step_leaky_relu)

@@ -58,5 +58,6 @@ SIMPLIFIED_GRU = register(
         states=("h",),
         forward=forward,
         backward=backward,
+        equations=step,
     )
 )

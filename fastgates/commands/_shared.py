@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from fastgates._tables import DataError
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from fastgates.forecasting import Progress
 
 __all__ = [
     "at_least_one",
@@ -24,10 +19,12 @@ __all__ = [
     "check_outputs",
     "column_list",
     "fail",
+    "integer_list",
     "naming",
     "one_line",
     "positive",
-    "progress_bar",
+    "share",
+    "with_configuration",
 ]
 
 
@@ -45,46 +42,71 @@ def check_outputs(inputs: Sequence[str], outputs: Sequence[str | None]) -> None:
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Put the file's name before a DataError that does not know it."""
+    """Put the file's name before an error about data that does not know it."""
     try:
         yield
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    except ValueError as error:
+        text = str(error)
+        raise DataError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from None
 
 
-@contextmanager
-def progress_bar(name: str) -> Iterator[Callable[[Progress], None]]:
-    """Show a bar over all steps of a training, with loss, validation loss and gradient norm."""
-    from tqdm import tqdm
+def with_configuration(
+    parser: argparse.ArgumentParser, argv: Sequence[str], arguments: argparse.Namespace
+) -> argparse.Namespace:
+    """Parse the command line again, with the entries of the file ``--config`` before it.
 
-    terminal = sys.stderr.isatty()
-    with ExitStack() as stack:
-        bars: list[tqdm[NoReturn]] = []  # made at the first step, so an early error stays one line
+    An entry is an option under its name, ``learning-rate = 0.01`` or ``learning_rate``; what the
+    command line has too counts.
 
-        def show(progress: Progress) -> None:
-            total = progress.epochs * progress.steps
-            if not bars:
-                bar = tqdm(
-                    desc=name,
-                    total=total,
-                    unit=" steps",
-                    mininterval=0.1 if terminal else 5.0,
-                    dynamic_ncols=terminal,
-                    file=sys.stderr,
-                )
-                bars.append(stack.enter_context(bar))
-            (bar,) = bars
-            if progress.epoch == progress.step == 1:
-                bar.reset(total)  # the next of several trainings
-            bar.set_postfix_str(
-                f"epoch {progress.epoch}, loss {progress.loss:.4f}, "
-                f"validation {progress.validation_loss:.4f}, "
-                f"gradient norm {progress.gradient_norm:.3f}",
-                refresh=False,
+    Raises
+    ------
+    DataError
+        If the file is missing, is not TOML, or has an entry that is no option of the command.
+    """
+    import tomllib
+
+    path = arguments.config
+    try:
+        with open(path, "rb") as file:
+            entries = tomllib.load(file)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not TOML ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    words: list[str] = []
+    for key, value in entries.items():
+        name = key.replace("-", "_")
+        if name in ("config", "run") or not hasattr(arguments, name):
+            raise DataError(f"{path}: {key!r} is no option of this command")
+        if name == "data":
+            if arguments.data is None:
+                arguments.data = value
+                words.append(str(value))
+        elif isinstance(value, bool):
+            if not isinstance(getattr(arguments, name), bool):
+                raise DataError(f"{path}: {key!r} must have a value, got {value}")
+            words += [f"--{key.replace('_', '-')}"] * value
+        elif isinstance(value, str | int | float | list):
+            words.append(f"--{key.replace('_', '-')}={_as_word(path, key, value)}")
+        else:
+            raise DataError(
+                f"{path}: {key!r} must be a text, a number, true or a list, got {value!r}"
             )
-            bar.update()
+    command, *rest = argv
+    return parser.parse_args([command, *words, *rest])
 
-        yield show
+
+def _as_word(path: str, key: str, value: object) -> str:
+    """Return an entry as the command line has it; a list as a line of CSV."""
+    if not isinstance(value, list):
+        return str(value)
+    if any(not isinstance(each, str | int) for each in value):
+        raise DataError(f"{path}: {key!r} must be a list of names or integers, got {value}")
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(value)
+    return line.getvalue()
 
 
 def one_line(error: BaseException) -> str:
@@ -118,6 +140,22 @@ def at_least_one(text: str) -> int:
 
 def at_least_zero(text: str) -> int:
     return _integer(text, 0)
+
+
+def integer_list(text: str) -> list[int]:
+    """Kind of option: positive integers separated by commas."""
+    return [at_least_one(each) for each in text.split(",")]
+
+
+def share(text: str) -> float:
+    """Kind of option: a number in [0, 1)."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value < 1.0:
+        raise argparse.ArgumentTypeError(f"a number of at least 0 and below 1, got {text!r}")
+    return value
 
 
 def positive(text: str) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from fastgates import _extras
-from fastgates.commands._shared import progress_bar
 
 __all__ = ["add_parser"]
 
@@ -38,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> int:
         from fastgates._plots import check_picture
 
         check_picture(picture)
-    result = _demo.run(_demo.QUICK if arguments.quick else _demo.FULL, progress_bar)
+    result = _demo.run(_demo.QUICK if arguments.quick else _demo.FULL, verbose=True)
     print(_demo.report(result))
     if picture is None:
         print("\nfor a picture: pip install 'fastgates[plot]'")

@@ -22,6 +22,7 @@ from .._simd import LANES, float_pointer, int_pointer, load, prefetch, splat, st
 from .._vecmath import ZERO
 from .call import record
 from .forward import (
+    constant_of,
     kept_row,
     load_carried,
     load_row,
@@ -66,7 +67,7 @@ def _old_states(call, i, position, step, n_rows, n_others):
 
 
 @helper
-def _differentiate_units(call, begin, active, step, n_rows, equations, slots, states):
+def _differentiate_units(call, begin, active, step, n_rows, equations, slots, states, shape):
     """Turn the gradients of the states into those of the slots, for all units of a step."""
     width, hidden_size, n_others = call.n_blocks * LANES, call.hidden_size, len(states) - 1
     row_size, size = call.slot_row, n_rows * width
@@ -91,12 +92,13 @@ def _differentiate_units(call, begin, active, step, n_rows, equations, slots, st
                 d_h = d_h + load_row(d_output, row * d_output_stride, k, hidden_size)
                 prefetch(d_output, (row + ahead) * d_output_stride + k)
             hidden = load_row(old_hidden, INT0, k, hidden_size)
+            prefetch(old_hidden, ahead * call.output_stride + k)
             d_slots, d_old = equations(
                 load_vectors((d_h,), d_state, unit, size, states),
                 load_vectors((), pointer, i * row_size + k, width, slots),
                 load_vectors((hidden,), old_others, k, others_step, states),
                 load_vectors((splat(ZERO),), cells, i * n_others * width + k, width, states),
-                load(constants, k),
+                constant_of(call, constants, k, shape),
             )
             store_vectors((), d_slots, pointer, i * row_size + k, width)
             store_vectors((), d_old, d_state, unit, size)
@@ -107,7 +109,7 @@ def _differentiate_units(call, begin, active, step, n_rows, equations, slots, st
 
 
 @helper
-def _finish_source(call, begin, active, step, n_rows, equations, slots, states):
+def _finish_source(call, begin, active, step, n_rows, equations, slots, states, shape):
     """Apply the equations of the first stage to the gradient of what the second multiplied."""
     width, hidden_size, n_others = call.n_blocks * LANES, call.hidden_size, len(states) - 1
     row_size = call.slot_row
@@ -126,7 +128,7 @@ def _finish_source(call, begin, active, step, n_rows, equations, slots, states):
                 load(d_source, unit),
                 load_vectors((), pointer, i * row_size + k, width, slots),
                 load_vectors((hidden,), old_others, k, others_step, states),
-                load(constants, k),
+                constant_of(call, constants, k, shape),
             )
             store_vectors((), d_slots, pointer, i * row_size + k, width)
             store(sources, unit, source)
@@ -251,7 +253,7 @@ def _end(call, begin, end, n_states):
 
 
 @helper
-def backward_pass(calls, begin, end, equations, first_equations, slots, states):
+def backward_pass(calls, begin, end, equations, first_equations, slots, states, constants=None):
     """Run back-propagation for the piece of the positions begin ... end of the batch.
 
     Parameters
@@ -260,8 +262,8 @@ def backward_pass(calls, begin, end, equations, first_equations, slots, states):
         A call, see :mod:`fastgates.engine.call`.
     equations, first_equations : function
         The cell's (see the module's docstring); the second None for cells of one stage.
-    slots, states : shape
-        Tuples as long as the number of slots and of states.
+    slots, states, constants : shape
+        As in the forward pass.
     """
     call = record(calls)
     n_states = INT0 + len(states)
@@ -276,7 +278,7 @@ def backward_pass(calls, begin, end, equations, first_equations, slots, states):
         for i in range(active):
             where[i] = row_of_step(call, begin + i, step)
         here = call.saved + 4 * kept_row(call, begin, step) * call.slot_row
-        _differentiate_units(call, begin, active, step, n_rows, equations, slots, states)
+        _differentiate_units(call, begin, active, step, n_rows, equations, slots, states, constants)
         if first_equations is not None:
             _product_of_slots(
                 call,
@@ -289,7 +291,9 @@ def backward_pass(calls, begin, end, equations, first_equations, slots, states):
                 call.n_blocks,
                 call.d_source,
             )
-            _finish_source(call, begin, active, step, n_rows, first_equations, slots, states)
+            _finish_source(
+                call, begin, active, step, n_rows, first_equations, slots, states, constants
+            )
         _product_of_slots(
             call,
             active,

@@ -15,6 +15,13 @@ A cell's functions see tuples of SIMD values, never arrays:
 ``first_equations(slots, states, constant) -> (source, activated)``
     Only for cells with two stages, run after the first: what the second stage multiplies, and the
     activated slots of the first stage, which ``equations`` then finds in their place in `slots`.
+``activate(slots) -> slots``
+    Optional: what can be done before the rest of ``equations``, which then finds its results. Each
+    is a loop of its own over a row of units. A long chain of operations that wait for each other,
+    such as tanh of what sigmoids made, keeps a processor from working on enough units at once.
+
+For a pass that is given the shape `constants`, `constant` is a pair: a pointer to the layer's
+settings, and a tuple of as many fixed numbers or weights of the unit.
 """
 
 from __future__ import annotations
@@ -27,6 +34,8 @@ from .._simd import (
     int_pointer,
     load,
     load_first,
+    prefetch,
+    prefetch_to_write,
     splat,
     store,
     store_first,
@@ -34,9 +43,13 @@ from .._simd import (
 from .._vecmath import ZERO
 from .call import record
 from .multiply import call_multiply
-from .tuples import load_vectors, store_vectors
+from .tuples import load_constants, load_vectors, store_vectors
 
 __all__ = ["forward_pass"]
+
+_LINE_FLOATS = 16  # in a cache line
+_FAR = 1024  # floats, more than processors look ahead
+_AHEAD_FLOATS = 32 * 1024  # of inputs that are asked for ahead: a part of the L2 cache
 
 
 @helper
@@ -231,7 +244,13 @@ def _add_product(call, active, slots, count, vectors, panel):
 
 
 @helper
-def _finish_first_stage(call, active, slots_at, n_rows, equations, slots, states):
+def constant_of(call, pointer, k, shape):
+    """Return what the equations are given of the units k ... besides slots and states."""
+    return load_constants(float_pointer(call.settings), pointer, k, call.n_blocks * LANES, shape)
+
+
+@helper
+def _finish_first_stage(call, active, slots_at, n_rows, equations, slots, states, shape):
     """Apply the equations between two stages: make what the second one multiplies."""
     width = call.n_blocks * LANES
     row, size = call.slot_row, n_rows * width
@@ -243,32 +262,51 @@ def _finish_first_stage(call, active, slots_at, n_rows, equations, slots, states
             source, activated = equations(
                 load_vectors((), pointer, i * row + k, width, slots),
                 load_vectors((), state, place, size, states),
-                load(constants, k),
+                constant_of(call, constants, k, shape),
             )
             store(sources, place, source)
             store_vectors((), activated, pointer, i * row + k, width)
 
 
 @helper
-def _finish(call, active, slots_at, base, n_rows, equations, slots, states):
+def _finish(
+    call, active, slots_at, base, chunk_steps, n_rows, activate, equations, slots, states, shape
+):
     """Apply the cell's equations; store the new state, the output and what is to be kept."""
     width, hidden = call.n_blocks * LANES, call.hidden_size
-    row, size, keep = call.slot_row, n_rows * width, call.saved != 0
+    row, states_size, keep = call.slot_row, n_rows * width, call.saved != 0
     pointer, state = float_pointer(slots_at), float_pointer(call.state)
     constants = float_pointer(call.unit_constant)
     output = float_pointer(call.output if call.output != 0 else call.discarded)
     where, stride, others = int_pointer(call.where), call.output_stride, len(states) - 1
     cells = float_pointer(call.cells + 4 * (int_pointer(call.kept)[base] * others - 1) * width)
+    # Where the rows of a step lie far apart, the processor does not see what comes next: the inputs
+    # of the next chunk and the place of the next output are asked for now.
+    x, size = float_pointer(call.x), call.input_size
+    ahead = -1 if call.reverse else 1
+    x_asked, output_asked = INT0, INT0
+    if call.time * size > _FAR and chunk_steps * n_rows * size <= _AHEAD_FLOATS:
+        x_asked = size
+    if call.time * stride > _FAR:
+        output_asked = hidden
     for i in range(active):
         output_row = where[base + i] * stride
+        for k in range(0, x_asked, _LINE_FLOATS):
+            prefetch(x, (where[base + i] + ahead * chunk_steps) * size + k)
+        for k in range(0, output_asked, _LINE_FLOATS):
+            prefetch_to_write(output, output_row + ahead * stride + k)
+        if activate is not None:
+            for k in range(i * row, i * row + width, LANES):
+                values = load_vectors((), pointer, k, width, slots)
+                store_vectors((), activate(values), pointer, k, width)
         for k in range(0, width, LANES):
             place = i * width + k
             new_states, saved = equations(
                 load_vectors((), pointer, i * row + k, width, slots),
-                load_vectors((), state, place, size, states),
-                load(constants, k),
+                load_vectors((), state, place, states_size, states),
+                constant_of(call, constants, k, shape),
             )
-            store_vectors((), new_states, state, place, size)
+            store_vectors((), new_states, state, place, states_size)
             store_row(output, output_row, k, hidden, new_states[0])
             if keep:
                 store_vectors((), saved, pointer, i * row + k, width)
@@ -279,7 +317,9 @@ def _finish(call, active, slots_at, base, n_rows, equations, slots, states):
 
 
 @helper
-def forward_pass(calls, begin, end, equations, first_equations, slots, states):
+def forward_pass(
+    calls, begin, end, equations, first_equations, slots, states, constants=None, activate=None
+):
     """Run the piece of the forward pass of the positions begin ... end of the batch.
 
     Parameters
@@ -288,8 +328,11 @@ def forward_pass(calls, begin, end, equations, first_equations, slots, states):
         A call, see :mod:`fastgates.engine.call`.
     equations, first_equations : function
         The cell's (see the module's docstring); the second None for cells of one stage.
-    slots, states : shape
-        Tuples as long as the number of slots and of states.
+    slots, states, constants : shape
+        Tuples as long as the number of slots, of states, and of numbers of a unit; None of those
+        for cells without settings, which have one.
+    activate : function, optional
+        What `equations` begin with, for a row of units at a time (see the module's docstring).
     """
     call = record(calls)
     n_states = INT0 + len(states)
@@ -306,17 +349,31 @@ def forward_pass(calls, begin, end, equations, first_equations, slots, states):
     while step < longest:
         chunk_end, chunk_rows = plan_chunk(call, begin, active, step, longest)
         _project(call, chunk_rows)
-        base = INT0
+        base, chunk_steps = INT0, chunk_end - step
         while step < chunk_end:
             if step == 0 or call.resets != 0:
                 restart_rows(call, base, active, step, n_rows, n_states)
             here = slot_rows(call) + 4 * int_pointer(call.kept)[base] * call.slot_row
             _add_product(call, active, here, call.n_stage, call.state, call.panel)
             if first_equations is not None:
-                _finish_first_stage(call, active, here, n_rows, first_equations, slots, states)
+                _finish_first_stage(
+                    call, active, here, n_rows, first_equations, slots, states, constants
+                )
                 later = here + 4 * call.n_stage * width
                 _add_product(call, active, later, call.n_stage_2, call.source, call.panel_2)
-            _finish(call, active, here, base, n_rows, equations, slots, states)
+            _finish(
+                call,
+                active,
+                here,
+                base,
+                chunk_steps,
+                n_rows,
+                activate,
+                equations,
+                slots,
+                states,
+                constants,
+            )
             base += active
             step += 1
             while active > 0 and lengths[begin + active - 1] <= step:

@@ -16,6 +16,7 @@ One kernel serves every cell and :class:`fastgates.Dense`, since equations play 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -27,12 +28,13 @@ from .._simd import (
     int_pointer,
     load,
     load_first,
+    prefetch,
     store,
     store_first,
 )
 from .._threads import run
 from .call import FIELD, ONE_AT, Scratch, address, aligned_empty, record
-from .forward import kept_row, restarts_at, row_of_step
+from .forward import kept_row, load_row, restarts_at, row_of_step
 from .multiply import GROUP, call_multiply
 
 __all__ = ["GradientPlan", "WeightGradients", "weight_gradients"]
@@ -45,13 +47,50 @@ _CHUNK = 96  # steps: four vectors of each fit into the L1 cache, beside numbers
 
 
 @helper
-def _copy(source, start, target, place, count):
+def _copy(source, start, target, place, count, ahead):
+    """Copy `count` floats, and ask for those that lie `ahead` of them."""
     k = INT0
     while k + LANES <= count:
         store(target, place + k, load(source, start + k))
+        prefetch(source, start + k + ahead)
         k += LANES
     if k < count:
         store_first(target, place + k, count - k, load_first(source, start + k, count - k))
+
+
+@helper
+def _gather_unit_weights(call, position, step, count, first_block, n_owned):
+    """Add to row `count` of ``b`` what the weights of units on their own states get of one step.
+
+    That is the gradient of the slot times the state. So they are further columns that are summed
+    like the biases.
+    """
+    width, owned = call.n_blocks * LANES, n_owned * LANES
+    kept, row = kept_row(call, position, step), row_of_step(call, position, step)
+    slots, target = float_pointer(call.saved), float_pointer(call.b)
+    start = kept * call.slot_row + first_block * LANES
+    for weight in range(call.n_unit_weights):
+        slot = int_pointer(call.unit_weights)[3 * weight]
+        state = int_pointer(call.unit_weights)[3 * weight + 1]
+        size, place = width, INT0
+        if int_pointer(call.unit_weights)[3 * weight + 2] != 0:
+            source = call.cells + 4 * (kept * call.n_others + state - 1) * width
+        elif restarts_at(call, row, step):
+            source = call.nothing
+            if call.initial != 0:
+                source, size = call.initial, call.hidden_size
+                place = state * call.state_stride
+                place += int_pointer(call.order)[position] * call.hidden_size
+        elif step == call.kept_step:
+            source = call.carried + 4 * (state * call.batch + position) * width
+        else:
+            earlier = kept_row(call, position, step - 1)
+            source = call.cells + 4 * (earlier * call.n_others + state - 1) * width
+        states = float_pointer(source)
+        for k in range(0, owned, LANES):
+            value = load_row(states, place, first_block * LANES + k, size)
+            column = count * call.b_stride + (call.n_slots + weight) * owned + k
+            store(target, column, load(slots, start + slot * width + k) * value)
 
 
 @helper
@@ -63,7 +102,9 @@ def _gather_step(call, position, step, count, first_block, n_owned):
     a = float_pointer(call.a)
     size, hidden = call.input_size, call.hidden_size
     start = count * call.a_stride
-    _copy(float_pointer(call.x), row * size, a, start, size)
+    # The next round copies the step before this one.
+    ahead = INT0 + 1 if call.reverse else INT0 - 1
+    _copy(float_pointer(call.x), row * size, a, start, size, ahead * size)
     if call.n_stage > 0:
         if restarts_at(call, row, step):
             if call.initial != 0:
@@ -75,15 +116,20 @@ def _gather_step(call, position, step, count, first_block, n_owned):
         else:
             earlier = row + 1 if call.reverse else row - 1
             source, place = call.output, earlier * call.output_stride
-        _copy(float_pointer(source), place, a, start + size, hidden)
+        skip = ahead * call.output_stride
+        _copy(float_pointer(source), place, a, start + size, hidden, skip)
     if call.n_stage_2 > 0:
-        _copy(float_pointer(call.sources), kept * width, a, start + size + hidden, hidden)
+        sources, skip = float_pointer(call.sources), -call.batch * width
+        _copy(sources, kept * width, a, start + size + hidden, hidden, skip)
     owned = n_owned * LANES
     saved = float_pointer(call.saved + 4 * (kept * call.slot_row + first_block * LANES))
     target = float_pointer(call.b + 4 * count * call.b_stride)
     for slot in range(call.n_slots):
         for k in range(0, owned, LANES):
             store(target, slot * owned + k, load(saved, slot * width + k))
+            prefetch(saved, slot * width + k - call.batch * call.slot_row)
+    if call.n_unit_weights > 0:
+        _gather_unit_weights(call, position, step, count, first_block, n_owned)
 
 
 @helper
@@ -177,6 +223,9 @@ def _scatter_all(call, first_block, n_owned):
                     target, place = call.d_bias_hh, recurrent_slot
             if target != 0:
                 _scatter(call, panel, columns, place, gate, first_block, n_owned, target)
+    for weight in range(call.n_unit_weights):
+        slot, target = call.n_slots + weight, call.d_unit_weights
+        _scatter(call, call.d_bias, INT0 + 1, slot, weight, first_block, n_owned, target)
 
 
 @kernel
@@ -212,7 +261,7 @@ def weight_gradients(calls, first_block, end_block, state, stamp=STAMP):
                 step -= 1
         if steps < call.chunk and (call.first_step > 0 or (steps == 0 and joins != 0)):
             break
-        _add_biases(call, call.n_slots * n_owned, steps, joins)
+        _add_biases(call, (call.n_slots + call.n_unit_weights) * n_owned, steps, joins)
         _add_products(call, n_owned, steps, joins)
         joins, steps = INT0 + 1, INT0
     if call.first_step == 0:
@@ -249,15 +298,17 @@ class GradientPlan:
             "n_inputs",
             "n_stage",
             "n_stage_2",
+            "n_unit_weights",
         )
-        size, hidden, n_blocks, n_slots, n_inputs, n_stage, n_stage_2 = (
+        size, hidden, n_blocks, n_slots, n_inputs, n_stage, n_stage_2, n_unit_weights = (
             int(call[FIELD[name]]) for name in names
         )
+        n_slots += n_unit_weights  # summed like the biases of slots
         width = size + ((n_stage > 0) + (n_stage_2 > 0)) * hidden
         floats = (width + _CHUNK) * n_slots * n_blocks * LANES
         self.threads = threads = min(threads, n_blocks)
         parts = max(threads, min(n_blocks, -(-floats // _PART_FLOATS)))
-        self.bounds = [n_blocks * i // parts for i in range(parts + 1)]
+        self.ranges = list(itertools.pairwise(n_blocks * i // parts for i in range(parts + 1)))
         most = -(-n_blocks // parts)
         a_stride, b_stride = _stride(width), _stride(n_slots * most * LANES)
         products = ((n_inputs, size), (n_stage, hidden), (n_stage_2, hidden), (n_slots, 1))
@@ -278,44 +329,42 @@ class WeightGradients:
 
     Parameters
     ----------
-    call : ndarray
-        A call that has all but the fields from ``chunk`` to ``d_bias``.
     plan : GradientPlan
     in_one_piece : bool
         Whether a single piece covers all steps. More pieces need scratch that outlives a call.
     """
 
-    def __init__(self, call: np.ndarray, plan: GradientPlan, in_one_piece: bool) -> None:
-        self._call, self._plan = call, plan
-        parts = len(plan.bounds) - 1
+    def __init__(self, plan: GradientPlan, in_one_piece: bool) -> None:
+        self._plan = plan
+        parts = len(plan.ranges)
         self._states = [0] * parts
         self._own: list[np.ndarray] | None = None
         if not in_one_piece:
             self._own = [aligned_empty(plan.scratch.floats) for _ in range(parts)]
 
-    def add(self, fields: slice, values: np.ndarray | tuple[int, ...]) -> None:
+    def add(self, call: np.ndarray) -> None:
         """Add a piece; with the one that begins at step 0 the results are complete.
 
         Parameters
         ----------
-        fields, values : slice, sequence of int
-            Fields of the call that are this piece's own.
+        call : ndarray
+            A call that has all but the fields from ``chunk`` to ``d_bias``.
         """
-        self._call[fields] = values
-        plan, bounds = self._plan, self._plan.bounds
+        plan, own = self._plan, self._own
 
         def make_worker() -> Callable[[int], None]:
-            mine = self._call.copy()
-            if self._own is None:
-                plan.scratch.place(mine)
+            mine = call.copy()
+            if own is None:
+                plan.scratch.place(mine, plan.scratch.start())
 
             def task(number: int) -> None:
-                if self._own is not None:
-                    plan.scratch.place(mine, address(self._own[number]))
-                self._states[number] = weight_gradients(
-                    mine, bounds[number], bounds[number + 1], self._states[number]
+                if own is not None:
+                    plan.scratch.place(mine, address(own[number]))
+                begin, end = plan.ranges[number]
+                self._states[number] = weight_gradients.dispatcher(
+                    mine, begin, end, self._states[number]
                 )
 
             return task
 
-        run(make_worker, len(self._states), plan.threads)
+        run(make_worker, len(plan.ranges), plan.threads)

@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .._jit import STAMP, kernel
-from .._simd import LANES, float_pointer, load
+from .._jit import INT0, STAMP, helper, kernel
+from .._simd import LANES, float_pointer, load, where_less
 from .._threads import SMALL_WORK, get_num_threads, run
-from .call import FIELD, Scratch, address, make_call, nothing, record
-from .forward import store_row
+from .._vecmath import ZERO, exp_of_minus
+from .call import Scratch, address, make_call, nothing, record
+from .forward import load_row, store_row
 from .gradients import GradientPlan, WeightGradients
 from .multiply import call_multiply, multiply_address
 from .pack import n_blocks_of
 
-__all__ = ["affine", "affine_gradients"]
+__all__ = ["affine", "affine_gradients", "softmax_row", "softmax_rows"]
 
 _ROWS = 256  # a range
 
@@ -65,17 +66,43 @@ def affine(
 
     def make_worker() -> Callable[[int], None]:
         mine = call.copy()
-        scratch.place(mine)
+        scratch.place(mine, scratch.start())
         return lambda i: affine_rows(mine, i * _ROWS, min(n_rows, (i + 1) * _ROWS))
 
     run(make_worker, -(-n_rows // _ROWS), threads)
     return y
 
 
-def affine_gradients(
-    x: np.ndarray, d_y: np.ndarray, d_weight: np.ndarray, d_bias: np.ndarray | None
-) -> None:
-    """Fill the gradients of the weight (outputs, inputs) and of the bias (outputs,)."""
+@helper
+def softmax_row(pointer, start, size):
+    """Put the softmax of `size` numbers in their place."""
+    largest = pointer[start]
+    for i in range(size):
+        largest = where_less(largest, pointer[start + i], pointer[start + i], largest)
+    for k in range(0, size, LANES):
+        z = load_row(pointer, start, k, size)
+        store_row(pointer, start, k, size, exp_of_minus(largest - z))
+    total = ZERO
+    for i in range(size):
+        total += pointer[start + i]
+    for k in range(0, size, LANES):
+        store_row(pointer, start, k, size, load_row(pointer, start, k, size) / total)
+
+
+@kernel
+def _softmax_rows(at, n_rows, size, stamp=STAMP):
+    for row in range(n_rows):
+        softmax_row(float_pointer(at), row * size, INT0 + size)
+
+
+def softmax_rows(z: np.ndarray) -> np.ndarray:
+    """Put the softmax of each row of contiguous float32 (N, size) in its place; return `z`."""
+    _softmax_rows(address(z), *z.shape)
+    return z
+
+
+def affine_gradients(x: np.ndarray, d_y: np.ndarray, d_weight: int, d_bias: int) -> None:
+    """Fill the gradients of the weight (outputs, inputs) and of the bias (outputs,) or 0."""
     (n_rows, n_inputs), n_outputs = x.shape, d_y.shape[1]
     n_blocks = n_blocks_of(n_outputs)
     padded = np.zeros((n_rows, n_blocks * LANES), np.float32)
@@ -83,6 +110,7 @@ def affine_gradients(
     order, lengths = np.zeros(1, np.int64), np.full(1, n_rows)
     call = make_call(
         time=n_rows,
+        end_step=n_rows,
         batch=1 if n_rows else 0,
         input_size=n_inputs,
         n_units=n_outputs,
@@ -97,9 +125,8 @@ def affine_gradients(
         input_slots=address(order),
         x=address(x),
         saved=address(padded),
-        d_weight_ih=address(d_weight),
-        d_bias_ih=address(d_bias),
+        d_weight_ih=d_weight,
+        d_bias_ih=d_bias,
     )
-    piece = slice(FIELD["first_step"], FIELD["end_step"] + 1)
     threads = 1 if n_rows * n_inputs * n_outputs < SMALL_WORK else get_num_threads()
-    WeightGradients(call, GradientPlan(call, threads), True).add(piece, (0, n_rows))
+    WeightGradients(GradientPlan(call, threads), True).add(call)

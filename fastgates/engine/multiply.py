@@ -18,6 +18,8 @@ holds (:mod:`fastgates.engine.call`), so its machine code is not part of theirs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -45,8 +47,32 @@ _ROWS = (
     if REGISTERS == 32
     else {1: (8, 4, 2, 1), 2: (6, 4, 2, 1), 3: (4, 2, 1), 4: (3, 2, 1)}
 ) | {2 * GROUP: (1,)}  # a single row takes two groups at once, for enough independent sums
-_PANEL_BYTES = 32 * 1024  # of a panel that rows run over at a time: a part of the L1 cache
-_BLOCK = _PANEL_BYTES // (4 * GROUP * LANES)
+_BLOCK = 128 * GROUP  # vectors of a panel that rows run over at a time: half of an L1 cache
+
+
+@contextmanager
+def _loop(builder: Any, count: Any) -> Iterator[Any]:
+    """Emit a loop over k = 0 ... count - 1, its body as it stands.
+
+    LLVM unrolls short loops and then loads ahead more than there are registers for.
+    """
+    place = cgutils.alloca_once_value(builder, ir.Constant(count.type, 0))
+    test, body, done = (builder.append_basic_block() for _ in range(3))
+    builder.branch(test)
+    builder.position_at_end(test)
+    k = builder.load(place)
+    builder.cbranch(builder.icmp_signed("<", k, count), body, done)
+    builder.position_at_end(body)
+    yield k
+    builder.store(builder.add(k, ir.Constant(k.type, 1)), place)
+    module = builder.module
+    whole = ir.MetaDataString(module, "llvm.loop.unroll.disable")
+    # The first operand of what names a loop is itself; the name keeps it apart from others.
+    name = ir.MetaDataString(module, f"fastgates.loop.{len(module.metadata)}")
+    loop = module.add_metadata([name, module.add_metadata([whole])])
+    loop.operands = (loop, *loop.operands[1:])
+    builder.branch(test).set_metadata("llvm.loop", loop)
+    builder.position_at_end(done)
 
 
 def _tile(builder: Any, n_rows: int, width: int, first_row: Any, names: dict[str, Any]) -> None:
@@ -78,9 +104,7 @@ def _tile(builder: Any, n_rows: int, width: int, first_row: Any, names: dict[str
             place = builder.add(start, builder.mul(names["init_vector"], constant(v)))
             sums.append(cgutils.alloca_once_value(builder, load_value(builder, init, place)))
 
-    with cgutils.for_range_slice(
-        builder, constant(0), names["count"], constant(1), integer, inc=True
-    ) as (k, _):
+    with _loop(builder, names["count"]) as k:
         a_place, b_place = builder.mul(k, names["a_step"]), builder.mul(k, names["b_step"])
 
         def number(r: int) -> Any:
@@ -174,12 +198,13 @@ def _group(width, n_rows, count, a, b, c, init, join, parts, a_part):
     b_at, b_step, b_group = b
     c_at, c_rows, c_row = c
     init_at, init_row, init_vector = init
+    most = INT0 + _BLOCK // len(width)
     for part in range(parts):
         k = INT0
         while True:
             size = count - k
-            if n_rows > 4 and join == 0 and size > _BLOCK + _BLOCK // 2:
-                size = INT0 + _BLOCK
+            if n_rows > 4 and join == 0 and size > most + most // 2:
+                size = most
             arguments = (
                 size,
                 a_at + 4 * (part * a_part + k * a_step),

@@ -207,36 +207,33 @@ class LayerPacking:
         first = address(self._layer) + 8 * (6 + 2 * self._n_gates)
         return first, first + 8 * self._n_gates
 
-    def forward(
-        self,
-        weight_ih: np.ndarray,
-        weight_hh: np.ndarray,
-        bias_ih: np.ndarray | None,
-        bias_hh: np.ndarray | None,
-        unit_constant: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def forward(self, places: Sequence[int], unit_constant: int) -> tuple[np.ndarray, np.ndarray]:
         """Pack parameters (PyTorch's shapes) for the forward pass.
+
+        Parameters
+        ----------
+        places : tuple of int
+            Addresses of weight_ih, weight_hh, bias_ih, bias_hh, and maybe more.
+        unit_constant : int
+            Address of a fixed number for each unit, or 0.
 
         Returns
         -------
-        packed, places : ndarray
+        packed, panels : ndarray
             What must stay alive, and the addresses in it of the fields ``bias`` ... ``panel_2``.
         """
         starts, there, floats = self._forward
         packed = aligned_empty(floats)
         place = address(packed)
-        arrays = (self._layer, weight_ih, weight_hh, bias_ih, bias_hh, unit_constant)
-        _pack_layer(*map(address, arrays), place)
+        _pack_layer(address(self._layer), *places[:4], unit_constant, place)
         return packed, (starts + place) * there
 
-    def transposed(
-        self, weight_ih: np.ndarray, weight_hh: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def transposed(self, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Pack parameters for back-propagation: ``input_panel_t`` ... ``panel_t_2``."""
         starts, there, floats = self._transposed
         packed = aligned_empty(floats)
         place = address(packed)
-        _pack_layer_transposed(*map(address, (self._layer, weight_ih, weight_hh)), place)
+        _pack_layer_transposed(address(self._layer), places[0], places[1], place)
         return packed, (starts + place) * there
 
 

@@ -14,18 +14,28 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from .._simd import LANES
 from .._threads import SMALL_WORK, get_num_threads, run
 from ..cells import Cell
-from .call import FIELD, Scratch, address, aligned_empty, make_call, nothing, slot_row_of
+from .call import (
+    FIELD,
+    Scratch,
+    address,
+    aligned_empty,
+    make_call,
+    nothing,
+    packer,
+    slot_row_of,
+)
 from .gradients import GradientPlan, WeightGradients
 from .multiply import multiply_address
 from .pack import LayerPacking, n_blocks_of
 
-__all__ = ["Batch", "Direction", "Saved"]
+__all__ = ["Batch", "Direction", "Places", "Prepared", "Saved", "full_batch"]
 
 _WORKSPACE_FLOATS = 32 * 1024  # of projections a worker holds at a time: a part of the L2 cache
 _MOST_PLANS = 64  # remembered
@@ -35,6 +45,11 @@ _FEWEST_ROWS = 16  # that a range of several for each thread should have
 _RANGES = 4  # for each of several threads, where there are rows enough
 _MOST_PIECES = 8  # of a backward pass, where sources are made again
 _SOURCES_FLOATS = 256 * 1024  # of what second stages multiplied, held at a time on the way back
+
+
+# Addresses of weight_ih, weight_hh, bias_ih, bias_hh in PyTorch's shapes and of the weights of
+# units on their own states, or of their gradients; 0 for what there is not.
+Places = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,7 @@ class Batch:
     ) -> Batch:
         """Make the batch of checked `lengths` and `resets`."""
         if lengths is None and resets is None:
-            return _full_batch(size, time)
+            return full_batch(size, time)
         if lengths is None:
             lengths = np.full(size, time, np.int64)
         order = np.argsort(-lengths, kind="stable")
@@ -87,7 +102,7 @@ class Batch:
 
 
 @lru_cache(maxsize=64)
-def _full_batch(size: int, time: int) -> Batch:
+def full_batch(size: int, time: int) -> Batch:
     """Return the batch of sequences that all have `time` steps."""
     rows, lengths = np.arange(size), np.full(size, time, np.int64)
     addresses = (address(rows), address(lengths))
@@ -129,7 +144,7 @@ class Prepared:
     """Packed weights of one direction, and a call with all fields that depend on them alone."""
 
     call: np.ndarray
-    panels: object
+    panels: object  # keeps what the call points to alive
 
 
 class Direction:
@@ -144,6 +159,8 @@ class Direction:
         Of its states: layer * directions + direction.
     column : int
         Of its outputs in a row of the layer's output.
+    settings : ndarray of float32, optional
+        The numbers that the equations of a cell with functions to choose take.
     """
 
     def __init__(
@@ -155,8 +172,10 @@ class Direction:
         reverse: bool,
         index: int,
         column: int,
+        settings: np.ndarray | None = None,
     ) -> None:
         self.cell = cell
+        self.settings = settings
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.reverse = reverse
@@ -167,7 +186,11 @@ class Direction:
         self._template: np.ndarray | None = None
         self._slot_row = slot_row_of(len(cell.slots), self.n_blocks * LANES)
         self._n_states = len(cell.states)
+        self._two_stages = len(cell.stages) == 2
+        self._state_place = 4 * index * hidden_size  # bytes, for each row of the batch
+        self._unit_weights = np.array(cell.unit_weights, np.int64)
         self._plans: dict[tuple[object, ...], _Plan] = {}
+        self._last_plans: list[tuple[Any, ...]] = [(None,), (None,)]  # of each kind
         self._gradient_plans: dict[int, GradientPlan] = {}
         self._spare: list[tuple[np.ndarray, ...]] = []  # at most one set of buffers
         weights = len(cell.gates) * hidden_size * hidden_size
@@ -178,25 +201,30 @@ class Direction:
     def __getstate__(self) -> dict[str, object]:
         # What holds addresses is made again.
         state = self.__dict__ | {"_template": None, "_spare": [], "_plans": {}}
-        return state | {"_gradient_plans": {}}
+        return state | {"_gradient_plans": {}, "_last_plans": [(None,), (None,)]}
 
     def prepare(
         self,
-        weight_ih: np.ndarray,
-        weight_hh: np.ndarray,
-        bias_ih: np.ndarray | None,
-        bias_hh: np.ndarray | None,
+        places: Places,
         unit_constant: np.ndarray | None,
+        unit_weights: np.ndarray | None = None,
     ) -> Prepared:
         """Pack the parameters (PyTorch's shapes) for the forward pass."""
-        packed, places = self._packing.forward(
-            weight_ih, weight_hh, bias_ih, bias_hh, unit_constant
-        )
+        packed, panels = self._packing.forward(places, address(unit_constant))
         if self._template is None:
             self._template = self._make_template()
         call = self._template.copy()
-        call[_PACKED] = places
-        return Prepared(call, packed)
+        call[_PACKED] = panels
+        if not self.cell.unit_weights:
+            return Prepared(call, packed)
+        # In a place of their own, as there are several.
+        padded = aligned_empty((len(self.cell.unit_weights), self.n_blocks * LANES))
+        padded[...] = 0
+        if unit_weights is not None:
+            padded[:, : self.hidden_size] = unit_weights.reshape(len(padded), -1)
+            call[FIELD["n_unit_weights"]] = len(padded)
+        call[FIELD["unit_constant"]] = address(padded)
+        return Prepared(call, (packed, padded))
 
     def _make_template(self) -> np.ndarray:
         """Return a call with the fields that depend on the layer alone."""
@@ -218,13 +246,16 @@ class Direction:
             recurrent_slots=self._packing.places[1],
             multiply=multiply_address(),
             nothing=nothing(self.n_blocks * LANES),
+            settings=address(self.settings),
+            n_others=self._n_states - 1,
+            unit_weights=address(self._unit_weights),
         )
 
-    def prepare_backward(self, weight_ih: np.ndarray, weight_hh: np.ndarray) -> Prepared:
+    def prepare_backward(self, places: Places) -> Prepared:
         """Pack the parameters (PyTorch's shapes) for back-propagation."""
-        packed, places = self._packing.transposed(weight_ih, weight_hh)
+        packed, panels = self._packing.transposed(places)
         call = make_call()
-        call[_PACKED_T] = places
+        call[_PACKED_T] = panels
         return Prepared(call, packed)
 
     def forward(
@@ -263,41 +294,48 @@ class Direction:
             The first step, where nothing is kept: `x`, `output` and the resets of `batch` hold the
             steps from there on, T of them. Forward direction only.
         """
-        call = prepared.call.copy()
-        size, stride = self.hidden_size * batch.size, final[0].size
-        start = 4 * self.index * size
-        # One by one and through a view, numbers are set faster than as a tuple by NumPy.
-        fields = call.data
-        fields[_X] = address(x)
-        if output is not None:
-            fields[_OUTPUT] = address(output) + 4 * self.column
-            fields[_OUTPUT_STRIDE] = output.shape[2]
-        if initial is not None:
-            fields[_INITIAL] = address(initial) + start
-        fields[_FINAL] = address(final) + start
-        fields[_STATE_STRIDE] = stride
-        fields[_BATCH_SIZE], fields[_TIME] = batch.size, batch.time
-        fields[_ORDER], fields[_LENGTHS] = batch.addresses
-        fields[_RESETS] = address(batch.resets)
-        place = address(carried)
+        size = batch.size
+        start = self._state_place * size
+        order, lengths = batch.addresses
+        arrays = (
+            address(x),
+            0 if output is None else address(output) + 4 * self.column,
+            0 if output is None else output.shape[2],
+            0 if initial is None else address(initial) + start,
+            address(final) + start,
+            final.size // self._n_states,
+            size,
+            batch.time,
+            order,
+            lengths,
+            address(batch.resets),
+        )
+        place, kernel = address(carried), self.cell.forward.dispatcher
         if not keep:
+            plan = self._plan(_FORWARD, batch, batch.time, False)
             end, after = first + batch.time, address(carried_on)
-            call[_PIECE] = (first, end, first, first, place, after)
-            self._run_forward(call, batch, batch.time)
+            call = plan.call_with(prepared)
+            _pack_head(call, 0, *arrays, 0, 0, 0, first, end, first, first, place, after)
+            plan.run(kernel, call)
             return None
         longest = batch.longest
         if segment is None or segment >= longest:
-            kept = self._buffers(batch.size * longest)
-            call[_KEPT] = (address(kept[0]), address(kept[1]))
-            call[_PIECE] = (0, longest, 0, 0, place, 0)
-            self._run_forward(call, batch, longest)
+            plan = self._plan(_FORWARD, batch, longest, True)
+            kept = self._buffers(size * longest)
+            saved, cells = address(kept[0]), address(kept[1])
+            call = plan.call_with(prepared)
+            _pack_head(call, 0, *arrays, saved, cells, 0, 0, longest, 0, 0, place, 0)
+            plan.run(kernel, call)
             return Saved(call, kept, longest, carried, None, prepared)
         shape = (-(-longest // segment) - 1, *self._carried_shape(batch))
         checkpoints = aligned_empty(shape)
+        plan = self._plan(_FORWARD, batch, segment, False)
+        call = plan.call_with(prepared)
         for number, begin in enumerate(range(0, longest, segment)):
             after = address(checkpoints[number]) if number < shape[0] else 0
-            call[_PIECE] = (begin, min(longest, begin + segment), begin, 0, place, after)
-            self._run_forward(call, batch, segment)
+            end = min(longest, begin + segment)
+            _pack_head(call, 0, *arrays, 0, 0, 0, begin, end, begin, 0, place, after)
+            plan.run(kernel, call)
             place = after
         return Saved(call, (), segment, carried, checkpoints, prepared)
 
@@ -310,7 +348,7 @@ class Direction:
         d_final: np.ndarray | None,
         d_initial: np.ndarray,
         d_input: np.ndarray | None,
-        d_weights: tuple[np.ndarray | None, ...],
+        d_weights: Places,
         d_states: np.ndarray | None = None,
     ) -> None:
         """Run back-propagation; fill `d_initial`, `d_input` and `d_weights`. Uses `saved` up.
@@ -320,49 +358,48 @@ class Direction:
         d_output, d_final, d_initial, d_input : ndarray or None
             In the shapes of the forward pass; `d_input` (B, T, I) must hold zeros past the
             sequences' ends. No `d_output` or `d_final` stands for zeros.
-        d_weights : tuple of ndarray
-            Gradients of weight_ih, weight_hh, bias_ih, bias_hh in PyTorch's shapes; biases may be
-            None.
+        d_weights : tuple of int
+            Where the gradients of the parameters go.
         d_states : ndarray, shape (N, layers * directions, B, T, H), optional
             Of zeros; this direction's part is filled with the gradients of the states after each
             step. All results are the same bits, but the kernel is called for each step.
         """
         call = saved.call + prepared.call
-        start = 4 * self.index * d_initial[0, 0].size
-        call[_GRADIENTS] = (
+        start = self._state_place * batch.size
+        _pack_gradients(
+            call,
+            _GRADIENTS_AT,
             0 if d_output is None else address(d_output) + 4 * self.column,
             0 if d_output is None else d_output.shape[2],
             0 if d_final is None else address(d_final) + start,
             address(d_initial) + start,
             address(d_input),
+            *d_weights,
         )
         longest, segment, width = batch.longest, saved.segment, self.n_blocks * LANES
-        piece = segment
-        if len(self.cell.stages) == 2:
+        piece, row = segment, batch.size * width
+        if self._two_stages:
             # What the second stage multiplied is not kept, but made again for so many steps.
-            row = batch.size * width
-            piece = min(piece, max(1, _SOURCES_FLOATS // row, batch.longest // _MOST_PIECES))
+            piece = min(piece, max(1, _SOURCES_FLOATS // row, longest // _MOST_PIECES))
             sources = aligned_empty(piece * row)
         if d_states is not None:
             piece = 1
             self._fill_last_states(d_states[:, self.index], batch, d_output, d_final)
         d_carried = None
         if piece < longest:
-            states, size, _ = self._carried_shape(batch)
-            d_carried = aligned_empty((2 * states, size, width))
+            d_carried = aligned_empty((2 * self._n_states, batch.size, width))
+            call[FIELD["d_carried"]] = address(d_carried)
         kept = saved.kept
         if not kept:
             kept = self._buffers(batch.size * segment)
             call[_KEPT] = (address(kept[0]), address(kept[1]))
-        weight_call = call.copy()
-        weight_call[_RESULTS] = tuple(map(address, d_weights))
         # Every part gathers all columns for its own units, so sharing pays later than elsewhere.
         threads = self._threads_for(batch, longest, 3)
         gradient_plan = self._gradient_plans.get(threads)
         if gradient_plan is None:
-            gradient_plan = self._gradient_plans[threads] = GradientPlan(weight_call, threads)
-        weights = WeightGradients(weight_call, gradient_plan, piece >= longest)
-        for begin in reversed(range(0, longest, segment)):
+            gradient_plan = self._gradient_plans[threads] = GradientPlan(call, threads)
+        weights = WeightGradients(gradient_plan, piece >= longest)
+        for begin in range((longest - 1) // segment * segment, -1, -segment):
             end = min(longest, begin + segment)
             carried = address(saved.carried)
             if saved.checkpoints is not None:
@@ -370,16 +407,20 @@ class Direction:
                     carried = address(saved.checkpoints[begin // segment - 1])
                 again = saved.call.copy()
                 again[_KEPT] = call[_KEPT]
-                again[_PIECE] = (begin, end, begin, 0, carried, 0)
+                _pack_piece(again, _PIECE_AT, begin, end, begin, 0, carried, 0)
                 again[_RETURNED] = 0  # the user's by now, and known
-                self._run_forward(again, batch, end - begin)
-            for first in reversed(range(begin, end, piece)):
-                call[_PIECE] = (first, min(end, first + piece), begin, 0, carried, 0)
-                call[FIELD["d_carried"]] = address(d_carried)
-                if len(self.cell.stages) == 2:
-                    call[FIELD["sources"]] = address(sources) - 4 * (first - begin) * row
-                self._run_backward(call, batch, min(piece, end - first))
-                weights.add(_STEPS, call[_STEPS])
+                plan = self._plan(_FORWARD, batch, end - begin, True)
+                plan.place(again)
+                plan.run(self.cell.forward.dispatcher, again)
+            for first in range(begin + (end - begin - 1) // piece * piece, begin - 1, -piece):
+                last = min(end, first + piece)
+                _pack_piece(call, _PIECE_AT, first, last, begin, 0, carried, 0)
+                if self._two_stages:
+                    call[_SOURCES] = address(sources) - 4 * (first - begin) * row
+                plan = self._plan(_BACKWARD, batch, min(piece, end - first), d_input is not None)
+                plan.place(call)
+                plan.run(self.cell.backward.dispatcher, call)
+                weights.add(call)
                 if d_states is not None and d_carried is not None and first > 0:
                     self._add_carried(d_states[:, self.index], batch, d_carried, first - 1)
         self._spare[:] = [kept]
@@ -422,59 +463,45 @@ class Direction:
         times = lengths[:active] - 1 - step if self.reverse else np.full(active, step)
         return batch.order[:active], times
 
-    def _run_forward(self, call: np.ndarray, batch: Batch, steps: int) -> None:
-        """Run the kernel of the forward pass for a piece of so many steps."""
-        keep = call[_SAVED] != 0
+    def _forward_scratch(self, rows: int, steps: int, keep: bool) -> Scratch:
         width, n_states = self.n_blocks * LANES, self._n_states
+        chunk = max(rows, min(rows * steps, _WORKSPACE_FLOATS // self._slot_row))
+        sizes = {
+            "where": 2 * chunk,
+            "kept": 2 * chunk,
+            "workspace": 0 if keep else chunk * self._slot_row,
+            "state": n_states * rows * width,
+            "source": rows * width,
+            "start": n_states * rows * width,
+            "discarded": width,
+        }
+        return Scratch(sizes, chunk_rows=chunk)
 
-        def scratch(rows: int) -> Scratch:
-            chunk = max(rows, min(rows * steps, _WORKSPACE_FLOATS // self._slot_row))
-            sizes = {
-                "where": 2 * chunk,
-                "kept": 2 * chunk,
-                "workspace": 0 if keep else chunk * self._slot_row,
-                "state": n_states * rows * width,
-                "source": rows * width,
-                "start": n_states * rows * width,
-                "discarded": width,
-            }
-            return Scratch(sizes, chunk_rows=chunk)
-
-        plan = self._plan("forward", batch, steps, keep, scratch)
-        plan.run(self.cell.forward.dispatcher, call)
-
-    def _run_backward(self, call: np.ndarray, batch: Batch, steps: int) -> None:
-        """Run the kernel of back-propagation for a piece of so many steps."""
-        wants_input = call[_D_INPUT] != 0
+    def _backward_scratch(self, rows: int, steps: int, wants_input: bool) -> Scratch:
         width, n_states = self.n_blocks * LANES, self._n_states
+        chunk = max(rows, 64)
+        n_inputs = n_blocks_of(self.input_size) * LANES if wants_input else 0
+        sizes = {
+            "where": 2 * chunk,
+            "kept": 2 * chunk,
+            "start": n_states * rows * width,
+            "d_state": n_states * rows * width,
+            "d_start": n_states * rows * width,
+            "d_hidden": rows * width,
+            "d_source": rows * width,
+            "d_rows": chunk * n_inputs,
+        }
+        return Scratch(sizes, chunk_rows=chunk)
 
-        def scratch(rows: int) -> Scratch:
-            chunk = max(rows, 64)
-            n_inputs = n_blocks_of(self.input_size) * LANES if wants_input else 0
-            sizes = {
-                "where": 2 * chunk,
-                "kept": 2 * chunk,
-                "start": n_states * rows * width,
-                "d_state": n_states * rows * width,
-                "d_start": n_states * rows * width,
-                "d_hidden": rows * width,
-                "d_source": rows * width,
-                "d_rows": chunk * n_inputs,
-            }
-            return Scratch(sizes, chunk_rows=chunk)
+    def _plan(self, kind: int, batch: Batch, steps: int, option: bool) -> _Plan:
+        """Return how a pass is run, remembered by all that it depends on.
 
-        plan = self._plan("backward", batch, steps, wants_input, scratch)
-        plan.run(self.cell.backward.dispatcher, call)
-
-    def _plan(
-        self,
-        kind: str,
-        batch: Batch,
-        steps: int,
-        option: bool,
-        scratch: Callable[[int], Scratch],
-    ) -> _Plan:
-        """Return how a pass is run, remembered by all that it depends on."""
+        `option` is whether a forward pass keeps, whether a backward pass makes the gradient of the
+        input.
+        """
+        last = self._last_plans[kind]
+        if last[0] is batch and last[1:4] == (steps, option, get_num_threads()):
+            return last[4]
         threads = self._threads_for(batch, steps)
         key = (kind, batch.size, steps, option, threads)
         plan = self._plans.get(key)
@@ -482,13 +509,15 @@ class Direction:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
             bounds, rows = _ranges(batch.size, self._most_rows, threads)
-            plan = self._plans[key] = _Plan(threads, bounds, scratch(rows))
+            scratch = self._backward_scratch if kind == _BACKWARD else self._forward_scratch
+            plan = self._plans[key] = _Plan(threads, bounds, scratch(rows, steps, option))
+        self._last_plans[kind] = (batch, steps, option, get_num_threads(), plan)
         return plan
 
     def _threads_for(self, batch: Batch, steps: int, times: int = 1) -> int:
         """Return how many threads may share the work, if it is `times` what is small."""
-        work = min(batch.steps, batch.size * steps) * self._work
-        return 1 if work < times * SMALL_WORK else get_num_threads()
+        rows = min(batch.steps, batch.size * steps)
+        return 1 if rows * self._work < times * SMALL_WORK else get_num_threads()
 
     def states_after(
         self, batch: Batch, saved: Saved, output: np.ndarray, steps: int
@@ -566,19 +595,15 @@ def _fields(first: str, last: str) -> slice:
     return slice(FIELD[first], FIELD[last] + 1)
 
 
-_X, _OUTPUT, _OUTPUT_STRIDE = FIELD["x"], FIELD["output"], FIELD["output_stride"]
-_INITIAL, _FINAL, _STATE_STRIDE = FIELD["initial"], FIELD["final"], FIELD["state_stride"]
-_BATCH_SIZE, _TIME, _RESETS = FIELD["batch"], FIELD["time"], FIELD["resets"]
-_ORDER, _LENGTHS = FIELD["order"], FIELD["lengths"]
+_FORWARD, _BACKWARD = 0, 1
 _RETURNED = [FIELD["output"], FIELD["output_stride"], FIELD["final"]]
 _KEPT = _fields("saved", "cells")
-_PIECE = _fields("first_step", "carried_on")
-_STEPS = _fields("sources", "carried_on")
-_GRADIENTS = _fields("d_output", "d_input")
-_RESULTS = _fields("d_weight_ih", "d_bias_hh")
+_SOURCES = FIELD["sources"]
 _PACKED = _fields("bias", "panel_2")
 _PACKED_T = _fields("input_panel_t", "panel_t_2")
-_SAVED, _D_INPUT = FIELD["saved"], FIELD["d_input"]
+_pack_head, _ = packer("x", "carried_on")
+_pack_piece, _PIECE_AT = packer("first_step", "carried_on")
+_pack_gradients, _GRADIENTS_AT = packer("d_output", "d_unit_weights")
 
 
 def _ranges(size: int, most_rows: int, threads: int) -> tuple[list[int], int]:
@@ -597,26 +622,48 @@ def _ranges(size: int, most_rows: int, threads: int) -> tuple[list[int], int]:
     return bounds, unit * -(-units // ranges)
 
 
-@dataclass(frozen=True)
 class _Plan:
     """How a pass over a batch of some size is cut into ranges, and the scratch of a worker."""
 
-    threads: int
-    bounds: list[int]
-    scratch: Scratch
+    __slots__ = ("_ranges", "_ready", "_scratch", "threads")
+
+    def __init__(self, threads: int, bounds: list[int], scratch: Scratch) -> None:
+        self.threads = threads
+        self._ranges = list(itertools.pairwise(bounds))
+        self._scratch = scratch
+        self._ready: tuple[Prepared | None, int, np.ndarray] = (None, 0, _NO_CALL)
+
+    def call_with(self, prepared: Prepared) -> np.ndarray:
+        """Return a call with all that does not change from pass to pass, to be filled."""
+        if self.threads > 1:
+            return prepared.call.copy()
+        start, ready = self._scratch.start(), self._ready
+        if ready[0] is prepared and ready[1] == start:
+            return ready[2].copy()
+        call = prepared.call.copy()
+        self._scratch.place(call, start)
+        self._ready = (prepared, start, call.copy())
+        return call
+
+    def place(self, call: np.ndarray) -> None:
+        """Give a call of another origin than :meth:`call_with` its scratch."""
+        if self.threads == 1:
+            self._scratch.place(call, self._scratch.start())
 
     def run(self, kernel: Callable[..., None], call: np.ndarray) -> None:
-        """Run a kernel over the ranges; `call` may be changed."""
-        bounds = self.bounds
+        """Run a kernel over the ranges."""
+        ranges = self._ranges
         if self.threads == 1:
-            self.scratch.place(call)
-            for begin, end in itertools.pairwise(bounds):
+            for begin, end in ranges:
                 kernel(call, begin, end)
             return
 
         def make_worker() -> Callable[[int], None]:
             mine = call.copy()
-            self.scratch.place(mine)
-            return lambda number: kernel(mine, bounds[number], bounds[number + 1])
+            self._scratch.place(mine, self._scratch.start())
+            return lambda number: kernel(mine, *ranges[number])
 
-        run(make_worker, len(bounds) - 1, self.threads)
+        run(make_worker, len(ranges), self.threads)
+
+
+_NO_CALL = np.empty(0, np.int64)

@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from .._simd import as_vector, float32v, float_p, load_value, vector_address
 
-__all__ = ["load_vectors", "store_vectors"]
+__all__ = ["load_constants", "load_vectors", "store_vectors"]
 
 
 @intrinsic
@@ -32,6 +32,30 @@ def load_vectors(typingctx, first, pointer, index, step, shape):  # type: ignore
         return cgutils.pack_array(builder, values, context.get_value_type(float32v))
 
     return result(first, float_p, types.int64, types.int64, shape), codegen
+
+
+@intrinsic
+def load_constants(typingctx, settings, pointer, index, step, shape):  # type: ignore[no-untyped-def]
+    """Return a pair of `settings` and the tuple of vectors ``pointer[index + p * step]``.
+
+    Without a shape, which is None, one vector alone.
+    """
+    alone = shape == types.none
+    vectors = types.UniTuple(float32v, 1 if alone else shape.count)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        settings, pointer, index, step, _ = args
+        values = [
+            load_value(builder, pointer, builder.add(index, builder.mul(step, step.type(place))))
+            for place in range(vectors.count)
+        ]
+        if alone:
+            return values[0]
+        packed = cgutils.pack_array(builder, values, context.get_value_type(float32v))
+        return context.make_tuple(builder, sig.return_type, (settings, packed))
+
+    result = float32v if alone else types.Tuple((float_p, vectors))
+    return result(float_p, float_p, types.int64, types.int64, shape), codegen
 
 
 @intrinsic

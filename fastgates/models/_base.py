@@ -14,8 +14,9 @@ from .._sequences import Sequences, check_finite, moments
 from .._series import batches
 from .._tables import DataError
 from ..dense import Dense
+from ..engine.linear import softmax_rows
 from ..layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, State
-from ..losses import Loss, check_labels
+from ..losses import Loss, NothingCountsError, check_labels
 from ..sequential import Scaling, Sequential
 from ._states import EstimatedState, LearnedState, States
 
@@ -178,6 +179,9 @@ class Model(Module):
         self.__dict__.update(state)
         self._adopt()
 
+    def _followers(self) -> list[Module]:
+        return [*self._networks().values(), *self._scalings().values()]
+
     def __repr__(self) -> str:
         inner = ", ".join(f"{name}={part!r}" for name, part in self._networks().items())
         return f"{type(self).__name__}({inner}, loss={self.loss.name!r})"
@@ -299,7 +303,7 @@ class Model(Module):
 
     def _gradients(self, vectors: list[np.ndarray], d_states: Any) -> Gradients:
         vector = vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
-        return Gradients(None, d_states, self._split(vector), vector)
+        return Gradients(None, d_states, vector, self._shapes)
 
     # -- Checks ------------------------------------------------------------------------------------
 
@@ -358,7 +362,25 @@ class Model(Module):
         weight = data.sample_weight
         if weight is not None and not (np.isfinite(weight).all() and (weight >= 0).all()):
             raise DataError("sample_weight must hold finite numbers of at least 0")
+        if targets:
+            self._check_counts(data)
         return data
+
+    def _check_counts(self, data: Sequences) -> None:
+        y, lengths, weight, washout = self._targets(data)
+        if weight is None and not washout:
+            return
+        counts = np.ones((len(data), 1)) if weight is None else weight.reshape(len(data), -1)
+        if lengths is not None or washout:
+            steps = np.arange(y.shape[1])
+            counts = counts * (steps >= washout)
+            if lengths is not None:
+                counts = counts * (steps < lengths[:, None])
+        if not counts.any():
+            raise DataError(
+                f"nothing counts in the loss: lengths, sample_weight and washout={washout} leave "
+                "no step"
+            )
 
     def _check_labels(self, labels: np.ndarray, lengths: np.ndarray | None) -> None:
         if lengths is not None:
@@ -410,7 +432,10 @@ class Model(Module):
             Checked, with targets.
         """
         y, lengths, weight, washout = self._targets(data)
-        return self.loss.weighted(output, self._scaled_targets(y), lengths, weight, washout)
+        try:
+            return self.loss.weighted(output, self._scaled_targets(y), lengths, weight, washout)
+        except NothingCountsError:  # a minibatch of short sequences, say: it has no say
+            return 0.0, np.zeros(output.shape, np.float32), 0.0
 
     def gradients(self, data: Sequences, training: bool = True) -> tuple[float, Gradients, float]:
         """Return the loss of checked data, its gradients, and the sum of weights.
@@ -448,7 +473,7 @@ class Model(Module):
             part = data.take(rows)
             output = self._run(part)
             if self.loss.classifies:
-                output = _softmax(output)
+                output = softmax_rows(output.reshape(-1, self.output_size)).reshape(output.shape)
             elif back is not None:
                 output = back(output)
             parts.append(self._without_padding(output, part))
@@ -474,12 +499,6 @@ def set_scaling(scaling: Scaling, mean: np.ndarray, scale: np.ndarray) -> None:
             "the numbers are too large or too small for float32; give them in another unit"
         )
     scaling.load_state_dict(values)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponential = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    exponential /= exponential.sum(axis=-1, keepdims=True)
-    return exponential
 
 
 def check_network(name: str, network: Any, loss: Loss) -> None:

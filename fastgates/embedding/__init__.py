@@ -1,0 +1,1 @@
+"""Models inside other programs: streams, compiled code of users, C callbacks, C sources."""

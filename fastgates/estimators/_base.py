@@ -1,0 +1,274 @@
+"""What the three estimators share: parameters, the model they build, training it, going on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from fastgates.models import SequenceModel
+from fastgates.schedules import make_schedule
+from fastgates.training import History, Trainer
+
+if TYPE_CHECKING:
+    import os
+
+    from fastgates.sequential import Sequential
+    from fastgates.training import Sequences
+
+__all__ = ["SequenceEstimator"]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SequenceEstimator(BaseEstimator):
+    """The base of the estimators: a recurrent stack with a read-out, and how it is trained.
+
+    Parameters
+    ----------
+    cell : {"gru", "lstm", "simplified_gru", "rnn", "leaky_rnn"}, default "gru"
+        The recurrent cell.
+    cell_options : dict, optional
+        Options of its layer, such as ``{"reset_after": True}`` for ``"gru"``.
+    hidden_size, num_layers : int, default 32 and 1
+        Units of a layer, and stacked layers.
+    bidirectional : bool, default False
+        Whether a second direction runs from the end of each sequence.
+    dropout : float, default 0.0
+        Probability of zeroing an output between stacked layers, in training.
+    variational_dropout : bool, default False
+        Whether the same outputs are zeroed at all steps of a sequence.
+    initialization : str, tuple or dict, optional
+        Of the weights: ``"orthogonal"``, ``"xavier"``, ``"chrono"``, see
+        ``fastgates.initialization``.  Uniform in ``+-1 / sqrt(hidden_size)`` by default.
+    initial_state : {"zero", "learned", "estimated"}, default "zero"
+        The state in which a sequence begins; ``"estimated"`` from its own first steps.
+    optimizer : {"adam", "adamw", "rmsprop", "sgd"}, default "adam"
+        What updates the weights.
+    optimizer_options : dict, optional
+        Its options, such as ``{"weight_decay": 0.01}`` or ``{"momentum": 0.9}``.
+    learning_rate : float, default 3e-3
+        The size of a step.
+    schedule : {"cosine", "step", "warmup", "plateau"} or Schedule, optional
+        Of the learning rate, by name or as an object of ``fastgates.schedules``.  Constant by
+        default.
+    schedule_options : dict, optional
+        Options of the one that is named; ``"cosine"`` takes `max_epochs` by default.
+    batch_size : int, default 32
+        Sequences in a minibatch.
+    max_epochs : int, default 100
+        The most passes over the data.
+    clip_norm, clip_value : float or None, default 1.0 and None
+        The largest norm, and the largest entry, that a gradient may have.
+    early_stopping : bool, default False
+        Whether training stops when the loss on data held back does not fall any more.  The weights
+        of the best epoch are kept.
+    validation_fraction : float, default 0.1
+        The share of the sequences held back for that.
+    patience : int, default 10
+        Epochs without a better validation loss before stopping.
+    min_delta : float, default 0.0
+        By how much a loss must be lower to be better.
+    warm_start : bool, default False
+        Whether `fit` goes on from the weights of the last one.
+    callbacks : sequence, default ()
+        What is called during training, see ``fastgates.Trainer``.
+    checkpoint : path-like, optional
+        A file that is replaced after every epoch, from which training can be resumed.
+    resume : bool, default False
+        Whether `fit` goes on from the `checkpoint`, where there is one: to the same bits as without
+        the break.
+    random_state : int, RandomState or None, default None
+        Of the initial weights, the order of minibatches, dropout and what is held back.  An integer
+        reproduces every bit, for any number of threads.
+    verbose : bool or str, default False
+        Whether a progress bar shows loss, gradient norm and learning rate; a text is its label.
+    """
+
+    cell: str = "gru"
+    cell_options: Mapping[str, Any] | None = None
+    hidden_size: int = 32
+    num_layers: int = 1
+    bidirectional: bool = False
+    dropout: float = 0.0
+    variational_dropout: bool = False
+    initialization: Any = None
+    initial_state: str = "zero"
+    optimizer: str = "adam"
+    optimizer_options: Mapping[str, Any] | None = None
+    learning_rate: float = 3e-3
+    schedule: Any = None
+    schedule_options: Mapping[str, Any] | None = None
+    batch_size: int = 32
+    max_epochs: int = 100
+    clip_norm: float | None = 1.0
+    clip_value: float | None = None
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    patience: int = 10
+    min_delta: float = 0.0
+    warm_start: bool = False
+    callbacks: Sequence[Any] = ()
+    checkpoint: str | os.PathLike[str] | None = None
+    resume: bool = False
+    random_state: int | np.random.RandomState | None = None
+    verbose: bool | str = False
+
+    # -- Training ---------------------------------------------------------------------------------
+
+    def _fit_model(
+        self,
+        data: Sequences,
+        validation: Sequences | None,
+        shape: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> None:
+        """Train a new model, or with ``warm_start`` the old one, and keep it.
+
+        Parameters
+        ----------
+        data, validation : Sequences
+            Checked.
+        shape : mapping
+            What its parameters depend on besides this object's own: arguments of
+            ``SequenceModel.build``.
+        options : mapping
+            The others, such as the loss.
+        """
+        model_seed, order_seed = self._seeds()
+        model: SequenceModel
+        going_on = self.warm_start and hasattr(self, "model_")
+        if going_on:
+            self._check_structure(shape)
+            model = self.model_
+        else:
+            model = self._new_model(shape, options, model_seed)
+        trainer = self._new_trainer(model, order_seed)
+        history = trainer.fit(data, validation=validation, resume=self.resume)
+        self._keep(model, trainer, history, shape)
+
+    def _partial_fit_model(
+        self, data: Sequences, shape: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> None:
+        """Run one epoch; the optimiser goes on where it was."""
+        model_seed, order_seed = self._seeds()
+        trainer: Trainer | None = None
+        if hasattr(self, "model_"):
+            self._check_structure(shape)
+            model, trainer = self.model_, self._trainer
+        else:
+            model = self._new_model(shape, options, model_seed)
+        if trainer is None:  # the first call, or it was loaded from a file
+            trainer = self._new_trainer(model, order_seed)
+        trainer.patience = None  # there is nothing to validate on
+        history = trainer.fit(data, epochs=1)
+        self._keep(model, trainer, history, shape)
+
+    def _keep(
+        self,
+        model: SequenceModel,
+        trainer: Trainer | None,
+        history: History,
+        shape: Mapping[str, Any],
+    ) -> None:
+        self.model_, self._trainer, self.history_ = model, trainer, history
+        self._shape_, self._structure_ = dict(shape), self._structure(shape)
+        self.table_ = None
+        self.n_iter_ = len(history["loss"])
+
+    def _seeds(self) -> tuple[int, int]:
+        """Seeds of the weights and of the order of minibatches."""
+        first, second = check_random_state(self.random_state).randint(2**31 - 1, size=2)
+        return int(first), int(second)
+
+    def _structure(self, shape: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides how many parameters there are, and which."""
+        return {
+            "cell": self.cell,
+            "input_size": shape["input_size"],
+            "output_size": shape["output_size"],
+            "hidden_size": self.hidden_size,
+            "num_layers": self.num_layers,
+            "bidirectional": self.bidirectional,
+            "initial_state": self.initial_state,
+        }
+
+    def _check_structure(self, shape: Mapping[str, Any]) -> None:
+        wanted = self._structure(shape)
+        for name, value in self._structure_.items():
+            if wanted[name] != value:
+                raise ValueError(
+                    f"to go on training, {name} must be {value!r} as before, got {wanted[name]!r}: "
+                    "set warm_start=False and fit anew"
+                )
+
+    def _new_model(
+        self, shape: Mapping[str, Any], options: Mapping[str, Any], seed: int | None
+    ) -> SequenceModel:
+        if self.initial_state == "given":
+            raise ValueError(
+                "initial_state must be zero, learned or estimated, got 'given': "
+                "a fastgates.SequenceModel takes it from the data"
+            )
+        return SequenceModel.build(
+            self.cell,
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout,
+            variational=self.variational_dropout,
+            cell_options=self.cell_options,
+            initialization=self.initialization,
+            initial_state=self.initial_state,
+            seed=seed,
+            **shape,
+            **options,
+        )
+
+    def _new_trainer(self, model: SequenceModel, seed: int) -> Trainer:
+        schedule = copy.deepcopy(self.schedule)  # it may have a state, which is not a parameter
+        if isinstance(schedule, str):
+            options = {"epochs": self.max_epochs} if schedule == "cosine" else {}
+            schedule = make_schedule(schedule, **(options | dict(self.schedule_options or {})))
+        elif self.schedule_options:
+            raise ValueError("schedule_options are for a schedule that is named")
+        return Trainer(
+            model,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            optimizer_options=self.optimizer_options,
+            schedule=schedule,
+            batch_size=self.batch_size,
+            max_epochs=self.max_epochs,
+            patience=self.patience if self.early_stopping else None,
+            min_delta=self.min_delta,
+            clip_norm=self.clip_norm,
+            clip_value=self.clip_value,
+            seed=seed,
+            callbacks=self.callbacks,
+            progress=self.verbose,
+            checkpoint=self.checkpoint,
+        )
+
+    # -- What it is -------------------------------------------------------------------------------
+
+    def to_sequential(self) -> Sequential:
+        """Return the fitted model as one module that takes and gives the user's units.
+
+        Returns
+        -------
+        Sequential
+            Scaling, network and scaling back: what is streamed, exported and embedded.
+        """
+        check_is_fitted(self)
+        return self.model_.to_sequential()
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
