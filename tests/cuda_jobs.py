@@ -15,7 +15,7 @@ from pathlib import Path
 
 import helpers
 import numpy as np
-from helpers import CELLS, assert_close, assert_same_gradients, assert_same_state, make_problem
+from helpers import CELLS, CellCase, assert_close, assert_same_gradients, assert_same_state, make_problem
 from helpers import assert_same_bits as same
 
 import fastgates as fg
@@ -27,7 +27,15 @@ def cases():
     """Every cell of the package, and the one of the tests."""
     from test_toy_cell import ToyCase
 
-    return {case.id: case for case in [*CELLS, ToyCase("toy", "coupled_lstm", "Recurrent")]}
+    functions = ["hard_sigmoid", ("scaled_tanh", 1.2, 0.7), "softsign"]
+    more = [
+        ToyCase("toy", "coupled_lstm", "Recurrent"),
+        CellCase("rnn_elu", "rnn_general", "RNN", {"nonlinearity": "elu"}),
+        CellCase("gru_functions", "gru_general", "GRU", {"activations": functions[:2]}),
+        CellCase("peepholes", "lstm_general", "LSTM", {"peepholes": True, "clip": 1.5}),
+        CellCase("functions", "lstm_general", "LSTM", {"activations": functions}),
+    ]
+    return {case.id: case for case in [*CELLS, *more]}
 
 
 def on_gpu(layer):
@@ -87,6 +95,31 @@ def layer(case, segment=None, times=1, **options):
     assert twin.state_dict().keys() == problem.layer.state_dict().keys()
     assert twin.device == "cuda"
     same("back on the CPU", twin.to("cpu")(problem.x, **problem.data)[0], output)
+
+
+def options(case, lengths=False, resets=False, segment=2, **layer_options):
+    """A layer with options that the other tests' problems do not know, against the CPU."""
+    layer = cases()[case].build(2, 3, seed=0, **layer_options)
+    rng = np.random.default_rng(0)
+    with layer.edit_parameters() as parameters:
+        parameters.vector[:] = rng.uniform(-1, 1, parameters.vector.size)
+    count = layer.num_layers * layer.num_directions
+    state = [helpers.normal(rng, (count, 3, 3)) for _ in layer.cell.states]
+    problem = helpers.Problem(
+        case=cases()[case],
+        layer=layer,
+        x=helpers.normal(rng, (3, 4, 2)),
+        initial_state=helpers.as_state(state),
+        lengths=np.array([4, 1, 3]) if lengths else None,
+        resets=rng.random((3, 4)) < 0.3 if resets else None,
+        d_output=helpers.normal(rng, (3, 4, layer.output_size)),
+        d_final_state=helpers.as_state([part[::-1] for part in state]),
+    )
+    twin, output, final = compare(problem, segment=segment)
+    for return_sequences in (True, False):
+        data = problem.data | {"return_sequences": return_sequences}
+        expected = layer(problem.x, **data)
+        check_results(*twin(problem.x, **data), *expected)
 
 
 @contextmanager

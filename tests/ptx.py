@@ -36,6 +36,7 @@ BACKWARD = (
     ROWS,
     STATES,
     STATES,
+    ROWS,
     LENGTHS,
     RESETS,
     *[INT] * 9,

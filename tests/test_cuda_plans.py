@@ -81,15 +81,16 @@ def test_packed_weights_are_all_weights_once(name, hidden, transposed):
     sizes = [gates * hidden * size, gates * hidden * hidden, gates * hidden, gates * hidden]
     starts = np.cumsum([0, *sizes])
     plan = plan_of(name, hidden, transposed)
-    packing = Packing(cell, size, hidden, Sources(*map(int, starts[:4])))
-    one, other = packing.recurrent(plan, transposed, int(starts[4]))
+    given = starts[4] + np.arange(hidden)
+    packing = Packing(cell, size, hidden, Sources(*map(int, starts[:4])), given)
+    one, other = packing.recurrent(plan, transposed)
     _, biases, constants = Packing.offsets(plan, hidden, len(cell.slots))
     weights = np.sort(one[:biases])
     assert np.array_equal(weights[weights >= 0], np.arange(starts[1], starts[2]))
     assert (other[:biases] == -1).all()
     used = np.concatenate([one[biases:constants], other[biases:constants]])
     assert np.array_equal(np.sort(used[used >= 0]), np.arange(starts[2], starts[4]))
-    assert np.array_equal(one[constants:], starts[4] + np.arange(hidden))
+    assert np.array_equal(one[constants:], given)
     assert np.array_equal(np.sort(packing.inputs()), np.arange(starts[1]))
 
 
@@ -99,7 +100,7 @@ def test_gradients_find_their_way_back(name):
     gates = len(cell.gates)
     sizes = [gates * hidden * size, gates * hidden * hidden, gates * hidden, gates * hidden]
     starts = np.cumsum([0, *sizes])
-    packing = Packing(cell, size, hidden, Sources(*map(int, starts[:4])))
+    packing = Packing(cell, size, hidden, Sources(*map(int, starts[:4])), np.full(hidden, -1))
     target = np.full(starts[4], -1)
     packing.gradients(10, target)
     assert (target >= 10).all() and target.max() < 10 + sum(packing.gradient_sizes)

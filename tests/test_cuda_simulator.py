@@ -48,6 +48,16 @@ def test_every_cell(job, case):
     job("layer", case=case, **SIZES)
 
 
+@pytest.mark.parametrize("case", ["rnn_elu", "gru_functions", "functions", "peepholes"])
+def test_cells_with_functions_to_choose(job, case):
+    """Settings, and weights of units on states of their own, before and after the step."""
+    job("options", case=case, lengths=True, resets=True, bidirectional=case == "functions")
+
+
+def test_a_layer_that_runs_in_reverse_only(job):
+    job("options", case="lstm", num_layers=2, reverse=True, lengths=True)
+
+
 @pytest.mark.parametrize("case", ["leaky_rnn_per_unit", "gru", "lstm"])
 def test_lengths_resets_layers_and_directions(job, case):
     job("layer", case=case, **SIZES | EVERYTHING | {"batch": 3})

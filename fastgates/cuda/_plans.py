@@ -155,6 +155,7 @@ def plan_pass(
     batch: int,
     processors: int,
     one_block: bool = False,
+    unit_weights: int = 0,
 ) -> Plan:
     """Choose how a pass of one direction of a layer runs.
 
@@ -175,6 +176,9 @@ def plan_pass(
         Whether a block must own all units, whatever the hidden size (in Numba's simulator one
         block runs after the other).
 
+    unit_weights : int
+        Weights of each unit on its own states, whose gradients are collected on the way back.
+
     Raises
     ------
     ValueError
@@ -184,6 +188,8 @@ def plan_pass(
     kept = 2 * states if transposed else states
     if len(stages) == 2:  # slots wait for the second stage, on the way back old states too
         kept += slots + states if transposed else slots
+    if transposed:
+        kept += unit_weights
     single = one_block or hidden <= LARGEST_ON_ONE_BLOCK
     units = hidden if single else _shared_units(hidden, stages, processors)
     plan = None

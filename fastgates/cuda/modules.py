@@ -116,7 +116,7 @@ class DensePasses:
         d_y = caller.take("d_output", d_output, names)
         d_x, vector = self.differentiate(tape, d_y, input_gradient)
         d_input = None if d_x is None else caller.give(d_x)
-        return Gradients(d_input, None, module._split(vector), vector)
+        return Gradients(d_input, None, vector, module._shapes)
 
     def check(self, tape: Any) -> None:
         """Check that a tape is this module's and can be used."""
@@ -366,4 +366,4 @@ class SequentialPasses:
                 d_x = passes.gradient(caller, d_x)
         vector = np.concatenate(vectors[::-1])
         d_input = caller.give(d_x) if d_x is not None and input_gradient else None
-        return Gradients(d_input, tuple(d_initial[::-1]), module._split(vector), vector)
+        return Gradients(d_input, tuple(d_initial[::-1]), vector, module._shapes)
