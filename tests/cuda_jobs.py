@@ -15,7 +15,14 @@ from pathlib import Path
 
 import helpers
 import numpy as np
-from helpers import CELLS, CellCase, assert_close, assert_same_gradients, assert_same_state, make_problem
+from helpers import (
+    CELLS,
+    CellCase,
+    assert_close,
+    assert_same_gradients,
+    assert_same_state,
+    make_problem,
+)
 from helpers import assert_same_bits as same
 
 import fastgates as fg

@@ -21,7 +21,7 @@ from fastgates.cuda._plans import plan_pass
 ALONE = [("lstm", 128, 1), ("lstm", 128, 512), ("gru", 128, 1), ("gru_reset_after", 64, 132)]
 SHARED = [("lstm", 256, 512), ("gru", 256, 32)]
 SMALL = [(name, 16, 1) for name in ("rnn", "rnn_relu", "leaky_rnn", "leaky_rnn_relu")]
-SMALL += [("simplified_gru", 32, 8)]
+SMALL += [("simplified_gru", 32, 8), ("lstm_general", 32, 8), ("gru_general", 32, 8)]
 
 
 @pytest.fixture(params=ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
@@ -38,9 +38,11 @@ def compile_pass(name, hidden, batch, transposed, architecture):
         transposed=transposed,
         batch=batch,
         processors=132 if architecture == (9, 0) else 108,
+        unit_weights=len(cell.unit_weights),
     )
     if transposed:
-        kernel, signature = backward_kernel(cell, hidden, plan), BACKWARD
+        kernel = backward_kernel(cell, hidden, plan, len(cell.unit_weights))
+        signature = BACKWARD
     else:
         kernel, signature = forward_kernel(cell, hidden, plan, True), FORWARD
     return plan, compile_kernel(kernel, signature, architecture, plan.registers)

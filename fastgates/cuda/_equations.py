@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import types
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from ..cells import Cell, backward_pass
@@ -33,7 +33,7 @@ class Equations:
     numbers: int | None
 
 
-@lru_cache(maxsize=None)
+@cache
 def equations_of(cell: Cell) -> Equations:
     """Return the equations of a cell."""
     noted: list[tuple[Any, ...]] = []
