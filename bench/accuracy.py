@@ -2,7 +2,8 @@
 
     python bench/accuracy.py                    # five seeds of all tasks: some ten minutes
     python bench/accuracy.py --quick            # one seed, few epochs: a minute
-    python bench/accuracy.py --tasks adding --seeds 3
+    python bench/accuracy.py --tasks adding --json run.json     # may be broken off and run again
+    python bench/accuracy.py --tasks --json run.json --write docs/training.md
 
 Both train a GRU of the same equations (the reset after the product) with a linear read-out of the
 last valid state, from PyTorch's initial distribution (each from its own numbers), on the same
@@ -15,11 +16,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -187,41 +189,36 @@ class Theirs:
 SIDES = (Ours, Theirs)
 
 
-def fixed(task: Task, seed: int, quick: bool) -> Iterator[Outcome]:
-    """Train both for the epochs of the recipe."""
+def fixed(task: Task, side: type, seed: int, quick: bool) -> Outcome:
+    """Train for the epochs of the recipe."""
     parts = task.parts(quick)
     assert parts is not None
     train, test = parts
-    epochs = max(1, task.recipe.epochs // 10) if quick else task.recipe.epochs
-    for side in SIDES:
-        one = side(task.recipe, train.x.shape[2], seed)
-        began = time.process_time()
-        one.train(train, epochs)
-        seconds = time.process_time() - began
-        output = one.predict(test)
-        if task.recipe.classes:
-            figure = 100 * float(np.mean(output.argmax(axis=1) == test.y))
-        else:
-            figure = float(np.mean((output - test.y) ** 2))
-        yield Outcome(figure, seconds)
+    one = side(task.recipe, train.x.shape[2], seed)
+    began = time.process_time()
+    one.train(train, max(1, task.recipe.epochs // 10) if quick else task.recipe.epochs)
+    seconds = time.process_time() - began
+    output = one.predict(test)
+    if task.recipe.classes:
+        return Outcome(100 * float(np.mean(output.argmax(axis=1) == test.y)), seconds)
+    return Outcome(float(np.mean((output - test.y) ** 2)), seconds)
 
 
-def until_solved(recipe: Recipe, seed: int, quick: bool) -> Iterator[Outcome]:
-    """Train both on fresh sequences until the error of others is below 0.01: steps, seconds."""
+def until_solved(task: Task, side: type, seed: int, quick: bool) -> Outcome:
+    """Train on fresh sequences until the error of others is below 0.01: steps, seconds."""
     length, most, steps = (50, 1500, 50) if quick else (200, 3000, 50)
     test = adding(length, 500, 10**6 + seed)
-    for side in SIDES:
-        one = side(recipe, 2, seed)
-        seconds, taken = 0.0, 0
-        while taken < most:
-            part = adding(length, steps * recipe.batch_size, 10**4 * seed + taken)
-            began = time.process_time()
-            one.train(part, 1)
-            seconds += time.process_time() - began
-            taken += steps
-            if np.mean((one.predict(test) - test.y) ** 2) < 0.01:
-                break
-        yield Outcome(taken, seconds)
+    one = side(task.recipe, 2, seed)
+    seconds, taken = 0.0, 0
+    while taken < most:
+        part = adding(length, steps * task.recipe.batch_size, 10**4 * seed + taken)
+        began = time.process_time()
+        one.train(part, 1)
+        seconds += time.process_time() - began
+        taken += steps
+        if np.mean((one.predict(test) - test.y) ** 2) < 0.01:
+            break
+    return Outcome(taken, seconds)
 
 
 TASKS = {
@@ -243,51 +240,87 @@ TASKS = {
 }  # fmt: skip
 
 
-def main(given: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Run the comparison and print it as a table; return the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--seeds", type=int, default=5, help="how many")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="one seed, few epochs, T = 50")
-    options = parser.parse_args(given)
-    fg.set_num_threads(1)
-    torch.set_num_threads(1)
-    seeds = range(options.first_seed, options.first_seed + (1 if options.quick else options.seeds))
-    versions = f"fastgates {fg.__version__}, PyTorch {torch.__version__}"
-    print(f"{versions}, one thread, seeds {seeds[0]} to {seeds[-1]}\n")
-    print("| task | figure | fastgates | PyTorch | seconds | PyTorch's seconds | faster |")
-    print("|---|---|---|---|---|---|---|")
-    results: dict[str, dict[str, Any]] = {}
-    for name in options.tasks:
-        task = TASKS[name]
-        if name != "adding" and task.parts(options.quick) is None:
-            print(f"{task.name} left out: pip install --no-deps aeon", file=sys.stderr)
+Records = dict[str, tuple[float, float]]  # of "task/seed/side": figure, seconds
+
+
+def run(
+    task: Task, name: str, seeds: Sequence[int], quick: bool, records: Records
+) -> Iterator[str]:
+    """Run what is not among the records, each side in turn; yield the key of each new one."""
+    solving = name == "adding"
+    if not solving and task.parts(quick) is None:
+        print(f"{task.name} left out: pip install --no-deps aeon", file=sys.stderr)
+        return
+    warm, part = Ours(task.recipe, 2, 0), adding(4, 4, 0)  # compiles
+    warm.train(part._replace(y=np.zeros(4, int)) if task.recipe.classes else part, 1)
+    for seed in seeds:
+        for side in SIDES:
+            key = f"{name}/{seed}/{side.name}"
+            if key not in records:
+                records[key] = (until_solved if solving else fixed)(task, side, seed, quick)
+                yield key
+
+
+def table(records: Records) -> str:
+    """Return the seeds that both sides have run, as Markdown."""
+    lines = [
+        "| task | figure | seeds | fastgates | PyTorch | seconds | PyTorch's seconds | faster |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, task in TASKS.items():
+        of_task = [key.split("/")[1] for key in records if key.startswith(f"{name}/")]
+        seeds = sorted({seed for seed in of_task if of_task.count(seed) == len(SIDES)}, key=int)
+        if not seeds:
             continue
-        warm = Ours(task.recipe, 2, 0)  # compiles
-        part = adding(4, 4, 0)
-        warm.train(part._replace(y=np.zeros(4, int)) if task.recipe.classes else part, 1)
-        outcomes = [
-            list(
-                until_solved(task.recipe, seed, options.quick)
-                if name == "adding"
-                else fixed(task, seed, options.quick)
-            )
-            for seed in seeds
-        ]
-        figures = np.array([[each.figure for each in pair] for pair in outcomes])
-        seconds = np.array([[each.seconds for each in pair] for pair in outcomes])
+        both = np.array([[records[f"{name}/{s}/{side.name}"] for side in SIDES] for s in seeds])
+        figures, seconds = both[..., 0], both[..., 1]
         spread = [
             f"{mean:.4g} ± {std:.2g}"
             for mean, std in zip(figures.mean(axis=0), figures.std(axis=0), strict=True)
         ]
-        ours, theirs = seconds.mean(axis=0)
         # The adding problem ends after different numbers of steps: compare the time of a step.
         best = (seconds / figures if name == "adding" else seconds).min(axis=0)
-        cells = [task.name, task.figure, *spread, f"{ours:.2f}", f"{theirs:.2f}"]
-        print(f"| {' | '.join(cells)} | {best[1] / best[0]:.1f}x |", flush=True)
-        results[name] = {"figures": figures, "seconds": seconds}
-    return results
+        means = [f"{each:.2f}" for each in seconds.mean(axis=0)]
+        cells = [task.name, task.figure, str(len(seeds)), *spread, *means]
+        lines.append(f"| {' | '.join(cells)} | {best[1] / best[0]:.1f}x |")
+    return "\n".join(lines)
+
+
+def main(given: Sequence[str] | None = None) -> Records:
+    """Run the comparison and print it as a table; return the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--quick", action="store_true", help="one seed, few epochs, T = 50")
+    parser.add_argument(
+        "--json", type=Path, help="keep outcomes here, and run only what is missing"
+    )
+    parser.add_argument("--write", type=Path, help="put the table between the marks of a document")
+    options = parser.parse_args(given)
+    fg.set_num_threads(1)
+    torch.set_num_threads(1)
+    records: Records = {}
+    if options.json is not None and options.json.exists():
+        records = json.loads(options.json.read_text())
+    seeds = range(1 if options.quick else options.seeds)
+    for name in options.tasks:
+        for key in run(TASKS[name], name, seeds, options.quick, records):
+            print(f"{key}: {records[key][0]:.4g} after {records[key][1]:.2f} s", file=sys.stderr)
+            if options.json is not None:
+                options.json.write_text(json.dumps(records, indent=1))
+    text = (
+        f"fastgates {fg.__version__}, PyTorch {torch.__version__}, one thread:\n\n{table(records)}"
+    )
+    print(text)
+    if options.write is not None:
+        document = options.write.read_text()
+        begin, end = "<!-- accuracy -->\n", "\n<!-- accuracy:end -->"
+        before, _, rest = document.partition(begin)
+        _, found, after = rest.partition(end)
+        if not found:
+            parser.error(f"{options.write} has no lines {begin.strip()} and {end.strip()}")
+        options.write.write_text(f"{before}{begin}{text}{found}{after}")
+    return records
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from ._jit import CACHE_DIRECTORY_ASKED, cache_directory, cache_problem
 from ._threads import get_num_threads
 from .clipping import clip_grad_norm
 from .dense import Dense
+from .engine.linear import SMALL_ROWS
 from .layers import Recurrent
 from .optimizers import SGD, Adam, RMSprop
 
@@ -120,9 +121,11 @@ def warmup(
             if progress is not None:
                 progress(name)
         dense = Dense(1, 1, seed=0)
-        output, tape = dense.forward(np.zeros((1, 1), np.float32))
+        for rows in (1, SMALL_ROWS + 1):
+            output, tape = dense.forward(np.zeros((rows, 1), np.float32))
+            if training:
+                gradients = dense.backward(tape, output)
         if training:
-            gradients = dense.backward(tape, output)
             clip_grad_norm(gradients, 1.0)
             for optimizer in (Adam(dense), RMSprop(dense), SGD(dense, 0.1)):
                 optimizer.step(gradients)

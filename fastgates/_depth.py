@@ -416,7 +416,7 @@ def report(results: Results) -> str:
             f"{task}: {made.error_name} below {made.solved_below:g} "
             f"(without memory {made.baseline(lengths[0]):.3g})",
             f"{'':18}{'clipped':<{width}}   not clipped",
-            f"{'':18}" + "   ".join(["".join(f"{n:<5}" for n in lengths)] * 2),
+            (f"{'':18}" + "   ".join(["".join(f"{n:<5}" for n in lengths)] * 2)).rstrip(),
         ]
         present = dict.fromkeys(
             (r.series.cell, r.series.optimizer) for r in results.runs if r.series.task == task

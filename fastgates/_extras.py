@@ -49,9 +49,14 @@ def require(name: str, purpose: str) -> ModuleType:
     MissingPackageError
         If it is not installed.
     """
+    module = _MODULES.get(name, name)
     try:
-        return importlib.import_module(_MODULES.get(name, name))
-    except ImportError:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if error.name not in (None, module):  # it is there, but lacks something itself
+            raise MissingPackageError(
+                f"{purpose} needs {name}, which cannot be imported: {error}"
+            ) from None
         raise MissingPackageError(
             f"{purpose} needs {name}: pip install 'fastgates[{EXTRAS[name]}]'"
         ) from None

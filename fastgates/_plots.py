@@ -75,6 +75,7 @@ def fit_picture(
     width: float | None = None,
     coverage: float = 0.9,
     label: str = "row",
+    connected: bool = True,
 ) -> None:
     """Draw the test part with its predictions and intervals, and the losses of every epoch.
 
@@ -95,14 +96,22 @@ def fit_picture(
         What they are for.
     label : str
         What the rows are.
+    connected : bool
+        Whether a row follows on the one before.
     """
     figure = _figure(9.0, 6.0)
     upper, lower = figure.subplots(2, 1, gridspec_kw={"height_ratios": (3, 2)})
-    upper.plot(rows, truth, color="black", linewidth=1.2, label="measured")
+    style = {"linewidth": 1.2} if connected else {"linestyle": "none", "marker": "o"}
+    upper.plot(rows, truth, color="black", label="measured", **style)
     for colour, (name, values) in zip(_COLOURS, predictions.items(), strict=False):
-        upper.plot(rows, values, color=colour, linewidth=1.2, label=name)
-    if width is not None:
-        middle = np.asarray(next(iter(predictions.values())))
+        upper.plot(rows, values, color=colour, label=name, **style)
+    middle = np.asarray(next(iter(predictions.values())))
+    if width is not None and not connected:
+        upper.errorbar(
+            rows, middle, width, fmt="none", ecolor=_COLOURS[0], alpha=0.5,
+            label=f"{coverage:.0%} interval",
+        )  # fmt: skip
+    elif width is not None:
         upper.fill_between(
             rows, middle - width, middle + width, color=_COLOURS[0], alpha=0.18, linewidth=0,
             label=f"{coverage:.0%} interval",
@@ -142,7 +151,9 @@ def classes_picture(
     left.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0)
     if len(names) <= 20:
         for (row, column), count in np.ndenumerate(counts):
-            left.text(column, row, str(count), ha="center", va="center", fontsize="small")
+            dark = count > 0.5 * counts[row].sum()
+            colour = "white" if dark else "black"
+            left.text(column, row, str(count), ha="center", va="center", color=colour)
     places = range(len(names))
     left.set_xticks(places, names, rotation=45 if len("".join(names)) > 20 else 0)
     left.set_yticks(places, names)

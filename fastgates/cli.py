@@ -14,12 +14,23 @@ from collections.abc import Sequence
 from fastgates._extras import MissingPackageError
 from fastgates._modelfile import ModelFileError
 from fastgates._tables import DataError
-from fastgates.commands import bench, demo, depth, evaluate, fit, info, predict, warmup
+from fastgates.commands import (
+    bench,
+    convert,
+    demo,
+    depth,
+    evaluate,
+    fit,
+    info,
+    inspect,
+    predict,
+    warmup,
+)
 from fastgates.commands._shared import fail, with_configuration
 
 __all__ = ["main"]
 
-_COMMANDS = (fit, predict, evaluate, info, bench, demo, depth, warmup)
+_COMMANDS = (fit, predict, evaluate, convert, inspect, info, bench, demo, depth, warmup)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,15 @@ from ._checks import positive_integer, real_array
 from ._parameters import Gradients, Module, split
 from ._vecmath import sigmoid_array, tanh_array
 from .engine.call import address
-from .engine.linear import affine, affine_gradients, softmax_rows
+from .engine.linear import (
+    SMALL_MAP,
+    SMALL_ROWS,
+    affine,
+    affine_gradients,
+    small_affine,
+    small_affine_gradients,
+    softmax_rows,
+)
 from .engine.pack import pack_affine
 
 __all__ = ["Dense", "DenseTape"]
@@ -158,8 +167,16 @@ class Dense(Module):
         vector = np.empty_like(self._vector)
         d_weight = address(vector)
         d_bias = d_weight + 4 * self.output_size * self.input_size if self.bias else 0
-        affine_gradients(x, d_z, d_weight, d_bias)
         d_x = None
+        if self._is_small(len(x)):
+            d_x = np.empty_like(tape.x) if input_gradient else None
+            sizes = (len(x), self.input_size, self.output_size)
+            small_affine_gradients.dispatcher(
+                address(x), address(d_z), address(self._vector), d_weight, d_bias, address(d_x),
+                *sizes,
+            )  # fmt: skip
+            return Gradients(d_x, None, vector, self._shapes)
+        affine_gradients(x, d_z, d_weight, d_bias)
         if input_gradient:
             weight = self.parameters["weight"]
             panel, zero = pack_affine(weight.T, None)
@@ -169,11 +186,28 @@ class Dense(Module):
     def _shape_of_x(self) -> tuple[str, tuple[str, int]]:
         return "...", ("input_size", self.input_size)
 
+    def _is_small(self, rows: int) -> bool:
+        # Not many rows: the gradient of the weights sums them up one after the other.
+        return rows <= SMALL_ROWS and rows * self.input_size * self.output_size <= SMALL_MAP
+
     def _map(self, x: np.ndarray) -> np.ndarray:
+        shape = (*x.shape[:-1], self.output_size)
+        rows = math.prod(shape[:-1])
+        if self._is_small(rows):
+            z = np.empty((rows, self.output_size), np.float32)
+            weight = address(self._vector)
+            bias = weight + 4 * self.output_size * self.input_size if self.bias else 0
+            small_affine.dispatcher(
+                address(x), weight, bias, address(z), rows, self.input_size, self.output_size
+            )
+        else:
+            z = self._large_map(x)
+        y = _ACTIVATIONS[self.activation][0](z) if z.size else z
+        return np.ascontiguousarray(y, np.float32).reshape(shape)
+
+    def _large_map(self, x: np.ndarray) -> np.ndarray:
         packed, version = self._packed, self._version
         if packed is None or packed[0] != version:
             values = split(self._vector, self._shapes)
             packed = self._packed = (version, pack_affine(values["weight"], values.get("bias")))
-        z = affine(x.reshape(-1, self.input_size), *packed[1], self.input_size, self.output_size)
-        y = _ACTIVATIONS[self.activation][0](z) if z.size else z
-        return np.ascontiguousarray(y, np.float32).reshape(*x.shape[:-1], self.output_size)
+        return affine(x.reshape(-1, self.input_size), *packed[1], self.input_size, self.output_size)

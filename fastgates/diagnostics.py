@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +35,12 @@ import numpy as np
 from ._checks import positive_integer, real_array
 from ._parameters import Gradients
 from ._sequences import Sequences
+from .cells._functions import FUNCTIONS
 from .engine.passes import Direction
 from .initialization import MEMORY_GATES
 from .layers import Recurrent, Tape
 from .losses import mse
-from .models import SequenceModel
+from .models import Model as BaseModel
 from .sequential import Sequential
 
 __all__ = [
@@ -62,7 +63,9 @@ RESOLUTION = 2.0**-24
 """What is smaller than this share of a float32 number leaves it unchanged when it is added."""
 
 _EXPLODED = 1e3  # times the gradient at the output: what a user should hear of
+_LITTLE = 1e3  # times less than at the end of the window
 _CANDIDATES = ("g", "n", "n_h", "n_x")  # slots that are no gates
+_WRITING = {"lstm_coupled": "i"}  # cells whose memory is multiplied by 1 - the gate that writes
 _VALVES = ("f", "z")  # what cells of one's own call the gate that multiplies the memory
 _MOST_ROWS = 4096  # of unit vectors that go through the engine at a time
 _SHUT, _OPEN = 0.1, 0.9  # saturated gates, of Karpathy, Johnson and Li, 2015
@@ -76,28 +79,32 @@ Loss = Callable[[np.ndarray, Any], tuple[float, Any]]
 
 @dataclass(frozen=True)
 class _Strand:
-    """One direction of one layer in a run: its part of a tape."""
+    """One direction of one layer in a run.
+
+    Attributes
+    ----------
+    lengths : ndarray of int, shape (B,)
+    time : int
+    resets : ndarray of uint8, shape (B, T), or None
+    tape : Tape or None
+        None where the run was one of many, as in a loop.
+    """
 
     name: str
     layer: Recurrent
     direction: Direction
-    tape: Tape
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Steps of each row (B,)."""
-        batch = self.tape.batch
-        lengths = np.empty(batch.size, np.int64)
-        lengths[batch.order] = batch.sorted_lengths
-        return lengths
+    lengths: np.ndarray
+    time: int
+    resets: np.ndarray | None = None
+    tape: Tape | None = None
 
     def lags(self) -> np.ndarray:
         """Return (B, T) how many steps back from where a row ends; -1 past it or past a reset.
 
         In the order of processing: the reverse direction ends at the first step.
         """
-        lengths, resets = self.lengths, self.tape.batch.resets
-        time = np.arange(self.tape.batch.time)
+        lengths, resets = self.lengths, self.resets
+        time = np.arange(self.time)
         lags = time + np.zeros_like(lengths)[:, None]
         if not self.direction.reverse:
             lags = lengths[:, None] - 1 - lags
@@ -114,6 +121,11 @@ class _Strand:
 
 def _as_model(model: Model) -> Recurrent | Sequential:
     if isinstance(model, Recurrent | Sequential):
+        if model.device != "cpu":
+            raise ValueError(
+                'model must be on the CPU, to which to("cpu") brings it, '
+                f"got device {model.device!r}"
+            )
         return model
     deployable = getattr(model, "to_sequential", None)
     if deployable is None:
@@ -136,34 +148,37 @@ def _forward(
 
 
 def _strands(model: Recurrent | Sequential, tape: Any) -> list[_Strand]:
+    modules = {id(model): tape}
+    if isinstance(model, Sequential):
+        modules = {id(m): step for m, step in zip(model.modules, tape.steps, strict=True)}
     strands = []
-    for place, layer, inner in _recurrent_tapes(model, tape):
+    for name, layer, direction in _named(model):
+        inner = modules[id(layer)]
+        batch = inner.batch
+        lengths = np.empty(batch.size, np.int64)
+        lengths[batch.order] = batch.sorted_lengths
+        strands.append(_Strand(name, layer, direction, lengths, batch.time, batch.resets, inner))
+    return strands
+
+
+def _named(model: Recurrent | Sequential) -> Iterator[tuple[str, Recurrent, Direction]]:
+    """Go through each direction of each layer, from the input on."""
+    modules = (model,) if isinstance(model, Recurrent) else model.modules
+    several = isinstance(model, Sequential) and len(model.recurrent) > 1
+    for place, layer in enumerate(modules):
+        if not isinstance(layer, Recurrent):
+            continue
         for direction in layer._directions:
             name = type(layer).__name__ if type(layer) is not Recurrent else layer.cell.name
             if layer.num_layers > 1:
                 name += f" layer {direction.index // layer.num_directions}"
-            if layer.bidirectional:
+            if layer.bidirectional or layer.reverse:
                 name += " reverse" if direction.reverse else " forward"
-            if place is not None:
-                name = f"module {place}, {name}"
-            strands.append(_Strand(name, layer, direction, inner))
-    return strands
+            yield f"module {place}, {name}" if several else name, layer, direction
 
 
-def _recurrent_tapes(
-    model: Recurrent | Sequential, tape: Any
-) -> Iterator[tuple[int | None, Recurrent, Tape]]:
-    if isinstance(model, Recurrent):
-        yield None, model, tape
-        return
-    for place, (module, step) in enumerate(zip(model.modules, tape.steps, strict=True)):
-        if isinstance(module, Recurrent):
-            yield place if len(model.recurrent) > 1 else None, module, step
-
-
-def _states_of(gradients: Gradients, model: Recurrent | Sequential) -> list[np.ndarray]:
-    """Return the state gradients (N, B, T, H) of each strand."""
-    per_layer = (gradients.states,) if isinstance(model, Recurrent) else gradients.states
+def _by_direction(per_layer: Iterable[Any]) -> list[np.ndarray]:
+    """Return the state gradients (N, B, T, H) of each direction of each layer."""
     found = []
     for states in per_layer:
         stacked = np.stack(states if isinstance(states, tuple) else (states,))
@@ -265,7 +280,7 @@ class LayerProfile:
         if self.kind == "explodes":
             if not math.isfinite(self.growth):
                 return f"{start}the gradient norm grows beyond float32 {over}"
-            times = f"{self.growth:.0e}".replace("e+0", "e").replace("e+", "e")
+            times = _times(self.growth)
             return f"{start}the gradient norm grows by {times} {over} and {_rate(slope)}"
         if self.kind == "vanishes":
             return (
@@ -276,9 +291,8 @@ class LayerProfile:
         factor = profile[-1] / profile[0]
         word = "falls" if factor < 1 else "grows"
         factor = max(factor, 1 / factor) if factor > 0 else math.inf
-        return (
-            f"{start}the gradient norm {word} by a factor of {factor:.3g} {over}: it gets through"
-        )
+        end = "little of it gets through" if factor >= _LITTLE else "it gets through"
+        return f"{start}the gradient norm {word} by a factor of {_times(factor)} {over}: {end}"
 
 
 @dataclass(frozen=True)
@@ -332,6 +346,13 @@ class GradientProfile:
         return profile_picture(self, path)
 
 
+def _times(factor: float) -> str:
+    """Return a factor in few digits, 3.14 or 2e5."""
+    if factor < 1e4:
+        return f"{factor:.3g}"
+    return f"{factor:.0e}".replace("e+0", "e").replace("e+", "e")
+
+
 def _rate(slope: float) -> str:
     word = "falls" if slope < 0 else "grows"
     factor = "1e-3" if slope < 0 else "1e3"
@@ -364,12 +385,14 @@ def gradient_profile(
     ----------
     model : Recurrent, Sequential, or what gives one by ``to_sequential()``
     x : array_like, shape (batch, time, input_size), or Sequences
-        Of :class:`fastgates.Sequences` with a :class:`fastgates.SequenceModel` the loss is that of
-        its training, with masks, weights, wash-out and initial state; give nothing else then.
+        Of :class:`fastgates.Sequences` with a :class:`fastgates.SequenceModel`, a free run or an
+        encoder-decoder the loss is that of its training, through the loop, with masks, weights,
+        wash-out and initial state; give nothing else then.
     target : array_like, optional
         What `loss` takes beside the output. Without it (and without `d_output`) the loss is the
-        output of the last step of each sequence, projected onto a fixed random direction and
-        averaged over the batch: the profile then says how far back that step can feel.
+        output of the last step of each sequence (for a reverse direction, of the step that it
+        processes last), projected onto a fixed random direction and averaged over the batch: the
+        profile then says how far back that step can feel.
     loss : callable
         ``loss(output, target) -> (value, gradient)``, such as :func:`fastgates.mse`.
     d_output : array_like, in the shape of the output, optional
@@ -405,35 +428,52 @@ def gradient_profile(
         value, d_output = loss(output, target)
     elif d_output is None:
         value, d_output = _last_step(output, strands[-1].lengths, network)
-    return _profile(network, tape, strands, value, np.asarray(d_output))
+    d_output = np.asarray(d_output)
+    gradients = network.backward(tape, d_output, input_gradient=False, state_gradients=True)
+    per_layer = (gradients.states,) if isinstance(network, Recurrent) else gradients.states
+    return _profile(gradients, strands, per_layer, value, d_output)
 
 
 def _training_profile(model: Any, data: Sequences) -> GradientProfile:
-    """Return the profile of a SequenceModel's own loss."""
-    if not isinstance(model, SequenceModel):
+    """Return the profile of a model's own loss."""
+    if not isinstance(model, BaseModel):
         raise TypeError(
-            "Sequences go with a SequenceModel, whose loss they give; with "
-            f"{type(model).__name__} pass an array"
+            "Sequences go with a SequenceModel, FreeRunModel or EncoderDecoder, whose loss they "
+            f"give; with {type(model).__name__} pass an array"
         )
     data = model.check(data)
     output, tape = model.forward(data)
     value, d_output, _ = model.loss_of(output, data)
-    network = model.network
-    return _profile(network, tape.network, _strands(network, tape.network), value, d_output)
+    gradients = model.backward(tape, d_output, state_gradients=True)
+    every = iter(_by_direction(gradients.states))
+    first = data.x if data.x is not None else data.y
+    strands, networks = [], model._networks()
+    for place, (network_name, network) in enumerate(networks.items()):
+        for name, layer, direction in _named(network):
+            if len(networks) > 1:
+                name = f"{network_name}, {name}"
+            size, time = next(every).shape[1:3]
+            lengths = np.full(size, time)
+            if place == 0 and data.lengths is not None:
+                # A free run does not read the last value.
+                lengths = data.lengths - (first.shape[1] - time)
+            strands.append(_Strand(name, layer, direction, lengths, time))
+    return _profile(gradients, strands, gradients.states, value, d_output)
 
 
 def _profile(
-    network: Recurrent | Sequential,
-    tape: Any,
+    gradients: Gradients,
     strands: list[_Strand],
+    per_layer: Iterable[Any],
     value: float,
     d_output: np.ndarray,
 ) -> GradientProfile:
-    gradients = network.backward(tape, d_output, input_gradient=False, state_gradients=True)
     layers = tuple(
         _layer_profile(strand, states)
-        for strand, states in zip(strands, _states_of(gradients, network), strict=True)
+        for strand, states in zip(strands, _by_direction(per_layer), strict=True)
     )
+    # Of the two directions of a layer, one ends at the first step and one at the last.
+    everywhere = d_output.ndim > 2 and np.any(np.any(d_output, axis=-1).sum(axis=1) > 2)
     return GradientProfile(
         layers=layers,
         loss=float(value),
@@ -441,7 +481,7 @@ def _profile(
             name: _below_resolution(gradient) for name, gradient in gradients.parameters.items()
         },
         gradient_norm=_norm(gradients.parameter_vector),
-        at_every_step=_is_everywhere(d_output, strands[-1]),
+        at_every_step=bool(everywhere),
     )
 
 
@@ -457,10 +497,11 @@ def _last_step(
     if output.ndim == 2:
         d_output[...] = weight
         return _projected(output, d_output), d_output
-    directions = model.num_directions if isinstance(model, Recurrent) else 1
-    for columns, reverse in zip(
-        np.split(np.arange(features), directions), (False, True), strict=False
-    ):
+    if isinstance(model, Recurrent):
+        ends = [direction.reverse for direction in model._directions[-model.num_directions :]]
+    else:
+        ends = [model.recurrent[-1].reverse]
+    for columns, reverse in zip(np.split(np.arange(features), len(ends)), ends, strict=True):
         last = np.zeros_like(lengths) if reverse else lengths - 1
         d_output[np.arange(size)[:, None], last[:, None], columns] = weight[columns]
     return _projected(output, d_output), d_output
@@ -469,14 +510,6 @@ def _last_step(
 def _projected(output: np.ndarray, direction: np.ndarray) -> float:
     with np.errstate(invalid="ignore", over="ignore"):  # an output that overflowed
         return float((output * direction).sum(dtype=np.float64))
-
-
-def _is_everywhere(d_output: np.ndarray, strand: _Strand) -> bool:
-    """Tell whether a gradient comes in at other steps than the last ones."""
-    if d_output.ndim == 2:
-        return False
-    inside = (strand.lags() > 0) & (strand.lags() < strand.lengths[:, None] - 1)
-    return bool(np.any(d_output[inside]))
 
 
 def _norm(vector: np.ndarray) -> float:
@@ -596,7 +629,7 @@ def step_jacobians(
     network = _as_model(model)
     most_steps = positive_integer("most_steps", most_steps)
     _, _, strands = _forward(network, x, initial_state, lengths, resets)
-    size = strands[0].tape.batch.size
+    size = strands[0].lengths.size
     if isinstance(row, bool) or not isinstance(row, int | np.integer) or not 0 <= row < size:
         raise ValueError(f"row must be an integer from 0 to {size - 1}, got {row!r}")
     return StepJacobians(
@@ -606,6 +639,7 @@ def step_jacobians(
 
 def _layer_jacobians(strand: _Strand, row: int, most: int) -> LayerJacobians:
     layer, direction, tape = strand.layer, strand.direction, strand.tape
+    assert tape is not None
     hidden, n_states = layer.hidden_size, len(layer.cell.states)
     states = layer._trajectories(tape)[direction.index][1]  # (B, T, H) each
     length = int(strand.lengths[row])
@@ -615,7 +649,7 @@ def _layer_jacobians(strand: _Strand, row: int, most: int) -> LayerJacobians:
         start = tape.initial[:, direction.index, row]
     before = np.empty((n_states, steps.size, hidden), np.float32)
     earlier = steps + 1 if direction.reverse else steps - 1
-    resets = tape.batch.resets
+    resets = strand.resets
     for place, (step, old) in enumerate(zip(steps, earlier, strict=True)):
         starts = not 0 <= old < length
         if resets is not None and not starts:
@@ -635,12 +669,19 @@ def _layer_jacobians(strand: _Strand, row: int, most: int) -> LayerJacobians:
 
 def _alone(layer: Recurrent, direction: Direction) -> Recurrent:
     """Return one direction of one layer as a layer of its own."""
+    activations, count = layer.activations, len(layer.cell.functions)
+    if activations is not None:  # of each direction by itself, or of both
+        place = direction.index % layer.num_directions * count % len(activations)
+        activations = activations[place : place + count]
     alone = Recurrent(
         layer.cell,
         direction.input_size,
         layer.hidden_size,
         bias=layer.bias,
         unit_constant=layer._unit_constant,
+        activations=activations,
+        clip=layer.clip,
+        peepholes=layer.peepholes,
     )
     suffix = layer._suffix(direction)
     alone.load_state_dict(
@@ -690,7 +731,8 @@ class LayerGates:
         Each gate's values between 0 (shut) and 1 (open); NaN past the end of a sequence. Empty for
         cells without gates.
     valve : str or None
-        The gate that multiplies the memory, or "leak"; None where there is none.
+        The gate that multiplies the memory, "(1 - i)" where that follows from the one that writes,
+        or "leak"; None where there is none.
     memory : ndarray of float64, shape (H,), or None
         Steps that each unit remembers: 1 / (1 - f) for the mean f of its valve.
     """
@@ -771,9 +813,14 @@ def gate_openings(
 
 def _layer_gates(strand: _Strand) -> LayerGates:
     layer, direction = strand.layer, strand.direction
+    assert strand.tape is not None
     slots = layer._trajectories(strand.tape)[direction.index][0]
-    outside = np.arange(strand.tape.batch.time) >= strand.lengths[:, None]
+    outside = np.arange(strand.time) >= strand.lengths[:, None]
     openings = {name: value for name, value in slots.items() if name not in _CANDIDATES}
+    if direction.settings is not None:  # such cells keep what goes into their functions
+        openings = {
+            name: _function_of_gates(direction.settings, value) for name, value in openings.items()
+        }
     for values in openings.values():
         values[outside] = np.nan
     known = MEMORY_GATES.get(layer.cell.name)
@@ -781,6 +828,10 @@ def _layer_gates(strand: _Strand) -> LayerGates:
     kept = None
     if valve is not None:
         kept = np.nanmean(openings[valve].astype(np.float64), axis=(0, 1))
+    elif layer.cell.name in _WRITING:
+        valve = _WRITING[layer.cell.name]
+        kept = 1 - np.nanmean(openings[valve].astype(np.float64), axis=(0, 1))
+        valve = f"(1 - {valve})"
     elif layer._unit_constant is not None:
         valve, kept = "leak", layer._unit_constant.astype(np.float64)
     memory = None
@@ -788,6 +839,30 @@ def _layer_gates(strand: _Strand) -> LayerGates:
         with np.errstate(divide="ignore"):
             memory = 1 / (1 - kept)
     return LayerGates(strand.name, openings, valve, memory)
+
+
+def _function_of_gates(settings: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return the first of a layer's functions with its clip, see ``cells/_functions.py``."""
+    number, alpha, beta, limit = settings[:4]
+    x = np.clip(x, -limit, limit)
+    function = _GATE_FUNCTIONS[list(FUNCTIONS)[int(number)]]
+    with np.errstate(over="ignore"):  # of the branch that is not taken
+        return function(x, alpha, beta).astype(np.float32)
+
+
+_GATE_FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
+    "tanh": lambda x, a, b: np.tanh(x),
+    "sigmoid": lambda x, a, b: 0.5 + 0.5 * np.tanh(0.5 * x),
+    "relu": lambda x, a, b: np.maximum(x, 0),
+    "affine": lambda x, a, b: a * x + b,
+    "leaky_relu": lambda x, a, b: np.where(x < 0, a * x, x),
+    "thresholded_relu": lambda x, a, b: np.where(x < a, 0, x),
+    "scaled_tanh": lambda x, a, b: a * np.tanh(b * x),
+    "hard_sigmoid": lambda x, a, b: np.clip(a * x + b, 0, 1),
+    "elu": lambda x, a, b: np.where(x < 0, a * np.expm1(x), x),
+    "softsign": lambda x, a, b: x / (1 + np.abs(x)),
+    "softplus": lambda x, a, b: np.logaddexp(0, x),
+}
 
 
 # -- All of it ------------------------------------------------------------------------------------

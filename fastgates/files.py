@@ -17,13 +17,13 @@ import importlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import cells, layers
+from . import layers
 from ._modelfile import ModelFileError, check_version, read_any, write_model
 from ._parameters import Module
 from .dense import Dense
@@ -33,6 +33,7 @@ __all__ = [
     "Header",
     "Kind",
     "ModelFileError",
+    "Row",
     "describe",
     "digest",
     "load",
@@ -474,15 +475,45 @@ def digest(tensors: Mapping[str, np.ndarray], description: Any) -> str:
     return result.hexdigest()
 
 
-def summarize(module: Module) -> Iterator[tuple[str, str, int]]:
-    """Yield for each module its kind and options as text, and how many parameters it has."""
-    inner = module.modules if isinstance(module, Sequential) else (module,)
-    for part in inner:
+class Row(NamedTuple):
+    """A line of a summary.
+
+    Attributes
+    ----------
+    kind : str
+        Of the module, or the cell of one of no named class.
+    input_size, output_size, parameters : int
+    options : str
+        Those that differ from the constructor's defaults.
+    """
+
+    kind: str
+    input_size: int
+    output_size: int
+    parameters: int
+    options: str
+
+
+_IN_OTHER_COLUMNS = ("kind", "cell", "input_size", "output_size", "size")
+
+
+def summarize(module: Any) -> list[Row]:
+    """Return a line for each module of a model."""
+    rows = []
+    for part in module.modules if isinstance(module, Sequential) else (module,):
         description = describe(part)
-        kind = description.pop("kind")
-        cell = cells.get(description["cell"]).name if "cell" in description else kind
-        options = ", ".join(f"{k}={_short(v)}" for k, v in description.items() if k != "cell")
-        yield cell, options, sum(value.size for value in part.parameters.values())
+        signature = inspect.signature(layers.Recurrent).parameters | dict(
+            inspect.signature(type(part)).parameters
+        )
+        options = [
+            f"{name}={_short(value)}"
+            for name, value in description.items()
+            if name not in _IN_OTHER_COLUMNS and value != signature[name].default
+        ]
+        kind = description.get("cell", description["kind"])
+        count = sum(value.size for value in part.parameters.values())
+        rows.append(Row(kind, part.input_size, part.output_size, count, ", ".join(options)))
+    return rows
 
 
 def _short(value: Any) -> str:

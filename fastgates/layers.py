@@ -38,6 +38,10 @@ _CHUNK_FLOATS = 64 * 1024  # of one layer's outputs, where stacked layers take t
 
 _KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
 
+NO_STATE_GRADIENTS = (
+    'state_gradients must be False on the device {!r}: call to("cpu") before the forward pass'
+)
+
 State = (
     Any  # (layers * directions, batch, hidden), or a tuple of those: one for each state variable
 )
@@ -199,6 +203,7 @@ class Recurrent(Module):
         options += ["variational=True"] * self.variational
         options += ["bidirectional=True"] * self.bidirectional
         options += ["reverse=True"] * self.reverse
+        options += ["coupled=True"] * getattr(self, "coupled", False)
         options += ["peepholes=True"] * self.peepholes
         options += [f"clip={self.clip}"] * (self.clip is not None)
         options += [f"activations={self.activations}"] * (self.activations is not None)
@@ -657,6 +662,7 @@ class Recurrent(Module):
         d_final_state: State = None,
         input_gradient: bool = True,
         state_gradients: bool = False,
+        initial_gradient: bool = True,
     ) -> Gradients:
         """Back-propagate through time.
 
@@ -677,6 +683,9 @@ class Recurrent(Module):
             hidden_size), 0 past the end of a sequence. Each is the whole gradient: of the output
             at that step, of the layers above, and of all later steps. The other results are the
             same bits as without; it takes longer, since time goes step by step.
+        initial_gradient : bool
+            Whether the gradient with respect to the initial state is wanted. It takes a product at
+            the first step, which counts for sequences of a few steps.
 
         Returns
         -------
@@ -691,8 +700,11 @@ class Recurrent(Module):
         """
         if self._device != "cpu":
             if state_gradients:
-                raise ValueError(_CPU_ONLY.format("state_gradients=True"))
-            return self._cuda().backward(tape, d_output, d_final_state, input_gradient)
+                raise ValueError(NO_STATE_GRADIENTS.format(self._device))
+            gradients = self._cuda().backward(tape, d_output, d_final_state, input_gradient)
+            if not initial_gradient:
+                gradients.initial_state = None
+            return gradients
         if not isinstance(tape, Tape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:
@@ -726,8 +738,9 @@ class Recurrent(Module):
             vector[:] = 0
             d_input = np.zeros_like(tape.inputs[0]) if input_gradient else None
             d_initial = np.zeros(states, np.float32) if d_final is None else d_final
-            return Gradients(d_input, self._states_out(d_initial), vector, self._shapes, every)
-        d_initial = np.empty(states, np.float32)
+            start = self._states_out(d_initial) if initial_gradient else None
+            return Gradients(d_input, start, vector, self._shapes, every)
+        d_initial = np.empty(states, FLOAT32) if initial_gradient else None
         prepared = self._prepared_backward()
         for layer in reversed(range(self.num_layers)):
             d_input = None
@@ -749,7 +762,8 @@ class Recurrent(Module):
                 d_input = part if d_input is None or part is None else d_input + part
             mask = tape.masks[layer]
             d_current = d_input if mask is None or d_input is None else d_input * mask
-        return Gradients(d_current, self._states_out(d_initial), vector, self._shapes, every)
+        start = None if d_initial is None else self._states_out(d_initial)
+        return Gradients(d_current, start, vector, self._shapes, every)
 
 
 class RNN(Recurrent):

@@ -17,7 +17,7 @@ import numpy as np
 from ._checks import positive_integer, real_array
 from ._parameters import Gradients, Module
 from .dense import Dense
-from .layers import _CPU_ONLY, Recurrent, State
+from .layers import NO_STATE_GRADIENTS, Recurrent, State
 
 __all__ = ["Scaling", "Sequential", "SequentialTape"]
 
@@ -374,6 +374,7 @@ class Sequential(Module):
         d_final_state: Sequence[State] | None = None,
         input_gradient: bool = True,
         state_gradients: bool = False,
+        initial_gradient: bool = True,
     ) -> Gradients:
         """Back-propagate through all modules.
 
@@ -390,6 +391,8 @@ class Sequential(Module):
         state_gradients : bool
             Whether the gradients with respect to the states after every step are wanted, see
             :meth:`fastgates.Recurrent.backward`.
+        initial_gradient : bool
+            Whether the gradient with respect to the initial states is wanted.
 
         Returns
         -------
@@ -406,7 +409,7 @@ class Sequential(Module):
         """
         if self._device != "cpu":
             if state_gradients:
-                raise ValueError(_CPU_ONLY.format("state_gradients=True"))
+                raise ValueError(NO_STATE_GRADIENTS.format(self._device))
             return self._cuda().backward(tape, d_output, d_final_state, input_gradient)
         if not isinstance(tape, SequentialTape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
@@ -421,13 +424,15 @@ class Sequential(Module):
         d_every: list[State] = []
         for place in reversed(range(len(self.modules))):
             module, step = self.modules[place], tape.steps[place]
-            wanted = place > 0 or input_gradient
+            wanted = input_gradient or any(m.trainable for m in self.modules[:place])
             if isinstance(module, Recurrent):
                 d_state = d_states.pop()
                 if place == self._last_recurrent and not self.return_sequences:
                     d_state = _add_to_last(module, tape.states[-1], d_state, d_x)
                     d_x = None
-                gradients = module.backward(step, d_x, d_state, wanted, state_gradients)
+                gradients = module.backward(
+                    step, d_x, d_state, wanted, state_gradients, initial_gradient
+                )
                 d_initial.append(gradients.initial_state)
                 d_every.append(gradients.states)
             elif isinstance(module, Dense):
@@ -443,7 +448,8 @@ class Sequential(Module):
         if d_x is not None and not input_gradient:
             d_x = None
         every = tuple(d_every[::-1]) if state_gradients else None
-        return Gradients(d_x, tuple(d_initial[::-1]), vector, self._shapes, every)
+        start = tuple(d_initial[::-1]) if initial_gradient else None
+        return Gradients(d_x, start, vector, self._shapes, every)
 
 
 def _hidden(state: State) -> np.ndarray:

@@ -335,7 +335,7 @@ def test_ratio_is_against_the_fastest_peer(results):
 
 def test_floor_counts_products_and_gates(results):
     products, whole = results.floor(CASE, "inference")
-    assert products == pytest.approx(2 * 64 * 4 * 16 * (4 + 16) / 100e3)
+    assert products == pytest.approx(2 * 4 * 16 * (64 * 4 + 63 * 16) / 100e3)
     assert whole == pytest.approx(products + 64 * 16 * 5 * 0.5e-3)
 
 

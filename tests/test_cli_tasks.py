@@ -149,6 +149,45 @@ def test_rows_as_sequences(run, folder):
     assert out.splitlines()[0] == "row,label,probability 0,probability 1"
 
 
+def test_times_go_on(run, folder):
+    pandas = pytest.importorskip("pandas")
+    days = pandas.date_range("2024-01-01", periods=90, freq="D")
+    level = np.sin(np.arange(90) / 3)
+
+    def table(name, labels):
+        lines = [f"{day},{value}" for day, value in zip(labels, level, strict=True)]
+        (folder / name).write_text("\n".join(["day,level", *lines]) + "\n")
+
+    table("days.csv", days.strftime("%d %b %Y"))
+    options = ["--target", "level", "--time", "day", "--window", "5", "--horizon", "2", *QUICK]
+    assert run("fit", "days.csv", *options)[0] == 0
+    assert fastgates.load("model.safetensors").predict().index.tolist() == [
+        pandas.Timestamp("2024-03-31"), pandas.Timestamp("2024-04-01")
+    ]  # fmt: skip
+    _, out, _ = run("predict", "model.safetensors", "days.csv", "--next")
+    assert [line.split(",")[:2] for line in out.splitlines()] == [
+        ["row", "day"], ["91", "2024-03-31"], ["92", "2024-04-01"]
+    ]  # fmt: skip
+    _, out, _ = run("predict", "model.safetensors", "days.csv")
+    lines = [line.split(",")[:2] for line in out.splitlines()]
+    assert lines[1] == ["7", "07 Jan 2024"]
+    assert lines[-3:] == [["90", "30 Mar 2024"], ["91", "2024-03-31"], ["92", "2024-04-01"]]
+    table("years.csv", np.arange(1900, 1990))
+    _, out, _ = run("predict", "model.safetensors", "years.csv", "--next")
+    assert [line.split(",")[1] for line in out.splitlines()[1:]] == ["1990", "1991"]
+    cases = {"gap": days.delete(3).append(days[-1:] + days.freq), "texts": ["x"] * 90}
+    for (name, labels), message in zip(
+        cases.items(),
+        ("gap.csv: the index of column 'day' must go up in equal steps, got 2024-01-03",
+         "texts.csv: column 'day' must hold times or numbers"),
+        strict=True,
+    ):  # fmt: skip
+        table(f"{name}.csv", labels)
+        code, _, err = run("fit", f"{name}.csv", *options)
+        assert code == 2
+        assert message in err
+
+
 def test_inputs_known_ahead(run, folder):
     rng = np.random.default_rng(3)
     plan = rng.normal(size=123)
@@ -255,6 +294,15 @@ BAD = {
         ["--task", "regression", "--target", "mean", "--sequence", "run", "--inputs", "a",
          "--test", "0.5", "--validation", "0.35"],
         "too few sequences: of 45, ",
+    ),
+    "coverage of little data": (
+        ["--task", "regression", "--target", "mean", "--sequence", "run", "--inputs", "a",
+         "--coverage", "0.95"],
+        "coverage=0.95 needs at least 19 residuals, got 9: calibrate on more data",
+    ),
+    "coverage of a short series": (
+        ["--target", "level", "--window", "5", "--coverage", "0.99"],
+        "coverage=0.99 needs at least 99 residuals, got 27",
     ),
     "no name for the target": (["--task", "regression", "--window", "3"], "--target is needed"),
 }  # fmt: skip
@@ -409,6 +457,9 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(run, plant):
     killed.kill()
     killed.communicate()
     assert not Path("killed.safetensors").exists()
+    code, _, err = run(*LONG, "--out", "killed.safetensors", "--resume", "--batch", "7")
+    assert code == 2
+    assert "error: killed.safetensors.checkpoint: the training that it is of is another" in err
     assert run(*LONG, "--out", "killed.safetensors", "--resume")[0] == 0
     assert run(*LONG, "--out", "whole.safetensors")[0] == 0
     assert hash_of("killed.safetensors") == hash_of("whole.safetensors")

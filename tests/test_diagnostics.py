@@ -5,10 +5,11 @@ import math
 import naive
 import numpy as np
 import pytest
-from helpers import GRADIENT_TOLERANCE, assert_close, make_problem, normal
+from helpers import GRADIENT_TOLERANCE, as_state, assert_close, make_problem, normal, parts
 from test_state_gradients import reference
 
 import fastgates as fg
+from fastgates import diagnostics
 from fastgates.diagnostics import (
     RESOLUTION,
     GradientMonitor,
@@ -215,8 +216,6 @@ def test_jacobians_at_some_steps_of_a_long_row():
 
 
 def test_jacobians_in_several_batches(monkeypatch):
-    from fastgates import diagnostics
-
     layer, x = fg.LSTM(2, 3, seed=0), normal(np.random.default_rng(0), (1, 9, 2))
     whole = step_jacobians(layer, x).layers[0].matrices
     monkeypatch.setattr(diagnostics, "_MOST_ROWS", 13)
@@ -276,6 +275,73 @@ def test_a_cell_of_ones_own():
     layer = fg.Recurrent("coupled_lstm", 2, 3, seed=0)
     found = examine(layer, normal(np.random.default_rng(0), (2, 5, 2)))
     assert found.gates.layers[0].valve == "f" and found.profile.layers[0].name == "coupled_lstm"
+
+
+GENERAL = [
+    fg.LSTM(2, 3, peepholes=True, bidirectional=True, seed=0),
+    fg.LSTM(2, 3, num_layers=2, clip=0.5, activations=["sigmoid", "relu", "tanh"], seed=0),
+    fg.LSTM(2, 3, bidirectional=True, activations=["sigmoid", "tanh", "tanh"] * 2, seed=0),
+    fg.Recurrent("lstm_coupled", 2, 3, seed=0),
+    fg.Recurrent("gru_general", 2, 3, activations=["hard_sigmoid", "softsign"], seed=0),
+    fg.Recurrent("gru", 2, 3, reverse=True, seed=0),
+]
+
+
+@pytest.mark.parametrize("layer", GENERAL, ids=repr)
+def test_jacobians_are_differences_of_states(layer):
+    """Central differences, for cells with options that the reference does not have."""
+    x = normal(np.random.default_rng(0), (1, 4, 2))
+    found = step_jacobians(layer, x)
+    for index, jacobians in enumerate(found.layers):
+        direction = layer._directions[index]
+        alone = diagnostics._alone(layer, direction)
+        tape = layer.forward(x)[2]
+        inputs = tape.inputs[index // layer.num_directions]
+        step = 0 if direction.reverse else 3
+        past = inputs[:, :0:-1] if direction.reverse else inputs[:, :3]
+        states = np.stack(parts(alone(past)[1]))  # (N, 1, 1, H)
+        columns = []
+        for place in np.ndindex(states.shape):
+            moved = []
+            for sign in (1, -1):
+                changed = states.copy()
+                changed[place] += sign * 1e-2
+                state = alone(inputs[:, step : step + 1], as_state(list(changed)))[1]
+                moved.append(np.stack(parts(state)).ravel())
+            columns.append((moved[0] - moved[1]) / 2e-2)
+        assert_close("Jacobian", jacobians.matrices[step], np.stack(columns, axis=1), 2e-3, 1.0)
+
+
+def test_the_last_step_of_a_reverse_layer_is_the_first():
+    layer = GENERAL[-1]
+    profile = gradient_profile(layer, np.ones((2, 5, 2)), lengths=[5, 3])
+    (found,) = profile.layers
+    assert found.name == "GRU reverse" or found.name == "gru reverse"
+    assert not profile.at_every_step
+    assert (np.diff(found.norms[0]) < 0).all() and (np.diff(found.norms[1, :3]) < 0).all()
+
+
+@pytest.mark.parametrize("name", diagnostics.FUNCTIONS)
+def test_gates_with_functions_of_choice(name):
+    """The opening is the function of the pre-activation: that of a layer without weights on h."""
+    layer = fg.LSTM(1, 1, activations=[name, "tanh", "tanh"], clip=1.5, bias=False, seed=0)
+    with layer.edit_parameters() as parameters:
+        parameters["weight_hh_l0"][...] = 0
+        parameters["weight_ih_l0"][...] = 1
+    x = np.linspace(-3, 3, 13, dtype=np.float32)[None, :, None]
+    (found,) = gate_openings(layer, x).layers
+    state = np.zeros((1, 13, 1)), np.ones((1, 13, 1))  # c' = f + i tanh(x) with i = f
+    _, (_, c) = layer(x.transpose(1, 0, 2), state)
+    squashed = np.tanh(np.clip(x[0, :, 0].astype(np.float64), -1.5, 1.5))
+    assert_close(name, found.openings["f"][0, :, 0] * (1 + squashed), c[0, :, 0], 1e-5)
+
+
+def test_memory_of_coupled_gates():
+    (found,) = gate_openings(fg.Recurrent("lstm_coupled", 1, 3, seed=0), ONES).layers
+    opening = found.openings["i"].astype(np.float64)
+    assert (opening > 0).all() and (opening < 1).all()
+    np.testing.assert_allclose(found.memory, 1 / opening.mean(axis=(0, 1)))
+    assert "(1 / (1 - (1 - i)))" in found.text()
 
 
 class Wrapped:
@@ -349,6 +415,55 @@ def test_the_loss_of_a_training():
     assert np.isnan(profile.layers[0].norms[-1, 7:]).all()
 
 
+def finite_difference(loss, states, unit=1e-2):
+    """Slopes of the loss by each number of an initial state (1, 1, H), the rest fixed."""
+    slopes = np.empty(states.shape[-1])
+    for k in range(slopes.size):
+        change = np.zeros_like(states)
+        change[..., k] = unit
+        slopes[k] = (loss(states + change) - loss(states - change)) / (2 * unit)
+    return slopes
+
+
+def test_a_free_run_through_its_loop():
+    rng = np.random.default_rng(0)
+    y, x = normal(rng, (1, 9, 1)), normal(rng, (1, 9, 2))
+    model = fg.FreeRunModel.build("gru", 1, 2, 3, context=3, initial_state="given", seed=0)
+    start = (0.5 * normal(rng, (1, 1, 3)),)
+    data = fg.Sequences(x, y, initial_state=start)
+    profile = gradient_profile(model, data)
+    (layer,) = profile.layers
+    assert layer.norms.shape == (1, 8) and profile.loss == model.evaluate(model.check(data))
+    # The state after the steps of the context, moved by hand: what follows is a free run.
+    network = model.network
+    _, states = network(np.concatenate([y[:, :3], x[:, 1:4]], axis=-1), start)
+
+    def loss(state):
+        run, prediction = (state,), network.modules[1](state[0])[:, None]
+        total = [prediction[0, 0, 0]]
+        for t in range(4, 9):
+            inputs = np.concatenate([prediction, x[:, t : t + 1]], axis=-1)
+            prediction, run = network(inputs, run)
+            total.append(prediction[0, 0, 0])
+        return float(np.mean(np.square(np.array(total, np.float64) - y[0, 3:, 0])))
+
+    slopes = finite_difference(loss, states[0])
+    assert_close("norm", layer.norms[0, 2], np.linalg.norm(slopes), 1e-2)
+
+
+def test_an_encoder_and_its_decoder():
+    rng = np.random.default_rng(0)
+    x, y = normal(rng, (4, 9, 2)), normal(rng, (4, 3, 1))
+    model = fg.EncoderDecoder.build("lstm", 2, 1, 3, hidden_size=4, seed=0)
+    profile = gradient_profile(model, fg.Sequences(x, y, lengths=[9, 5, 9, 2]))
+    assert [layer.name for layer in profile.layers] == ["encoder, LSTM", "decoder, LSTM"]
+    encoder, decoder = profile.layers
+    assert encoder.norms.shape == (4, 9) and decoder.norms.shape == (4, 3)
+    assert np.isnan(encoder.norms[1, 5:]).all() and np.isfinite(decoder.norms).all()
+    # Nothing is read from the encoder but its last state.
+    assert encoder.window == 9 and (encoder.norms[0] > 0).all()
+
+
 def test_a_monitor_watches_a_training():
     data = sequences()
     model = fg.SequenceModel.build("gru", 2, 1, 4, seed=0)
@@ -389,6 +504,17 @@ def test_a_monitor_watches_a_training():
 def test_wrong_use(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_another_device_is_refused(monkeypatch):
+    layer, model = fg.GRU(1, 2, seed=0), fg.Sequential(fg.GRU(1, 2, seed=0))
+    for module in (layer, model):
+        _, _, tape = module.forward(ONES)
+        monkeypatch.setattr(module, "_device", "cuda")
+        with pytest.raises(ValueError, match="model must be on the CPU"):
+            examine(module, ONES)
+        with pytest.raises(ValueError, match="state_gradients must be False"):
+            module.backward(tape, state_gradients=True)
 
 
 def test_one_step_says_nothing():

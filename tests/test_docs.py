@@ -13,6 +13,7 @@ import pytest
 import toy_cell
 from helpers import ROOT
 
+import fastgates
 from fastgates.benchmark import peers
 from fastgates.cli import main
 
@@ -22,7 +23,7 @@ DOCUMENTS = [
 
 # What a snippet may import that the extra `test` does not install. The first are run among the
 # tests of parity; the second are only compiled, and `elnino_csv` stands in for them.
-IMPORTS_OF_PARITY = {"torch"}
+IMPORTS_OF_PARITY = {"torch", "keras", "onnxruntime"}
 IMPORTS_OF_OTHERS = {"statsmodels"}
 
 # Options that make a command quick; where an option is given twice, the last one counts.
@@ -30,6 +31,7 @@ QUICK = {
     "fit": ["--epochs", "2"],
     "demo": ["--quick"],
     "warmup": ["--cells", "rnn"],
+    "depth": shlex.split("--lengths 5 --steps 10 --seeds 1 --cells gru --tasks order --jobs 1"),
     "bench": shlex.split(
         "--cells rnn --sizes 2,3,2,4 --random 0 --sections sizes --rounds 1 --seconds 1e-4"
     ),
@@ -107,10 +109,22 @@ def needs_torch(document):
 def elnino_csv(folder):
     """A seasonal series with the columns of the file that the documents forecast."""
     random = np.random.default_rng(0)
-    month = np.arange(240)
+    month = np.arange(732)
     values = 23 + 3 * np.sin(2 * np.pi * month / 12) + random.normal(0, 0.3, month.size)
     rows = [f"{1950 + m // 12},{m % 12 + 1},{v:.2f}" for m, v in zip(month, values, strict=True)]
     (folder / "elnino.csv").write_text("\n".join(["year,month,temperature", *rows]) + "\n")
+
+
+@pytest.fixture
+def runs_csv(folder):
+    """Runs of a machine with the columns of the file that docs/command-line.md makes."""
+    random = np.random.default_rng(0)
+    lines = ["run,vibration,current,tool,wear"]
+    for run in range(60):
+        level = random.normal(run % 3, 0.1, size=5 + run % 4)
+        tool = "worn" if run % 3 else "good"
+        lines += [f"{run},{value:.3f},{-value:.3f},{tool},{run % 3}" for value in level]
+    (folder / "runs.csv").write_text("\n".join(lines) + "\n")
 
 
 @pytest.mark.usefixtures("folder", "restore_threads")
@@ -120,11 +134,20 @@ def test_python(document):
 
 
 @pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # between Keras and PyTorch
 @pytest.mark.usefixtures("folder", "restore_threads")
 @pytest.mark.parametrize("document", named(filter(needs_torch, DOCUMENTS)))
 def test_python_with_torch(document):
-    pytest.importorskip("torch")
+    for name in IMPORTS_OF_PARITY & {n for fence in snippets(document) for n in fence.imports}:
+        pytest.importorskip(name)
     run_snippets(document, leave_out=IMPORTS_OF_OTHERS)
+
+
+@pytest.fixture
+def model_file(folder):
+    """The model that the documents inspect and convert."""
+    model = fastgates.Sequential(fastgates.LSTM(2, 3, seed=0), fastgates.Dense(3, 1, seed=1))
+    fastgates.save(model, folder / "model.safetensors")
 
 
 @pytest.fixture
@@ -137,7 +160,7 @@ def documents(folder, monkeypatch):
     monkeypatch.setattr(peers, "PEERS", ())
 
 
-@pytest.mark.usefixtures("elnino_csv", "documents")
+@pytest.mark.usefixtures("elnino_csv", "runs_csv", "model_file", "documents")
 @pytest.mark.parametrize("document", named(filter(commands, DOCUMENTS)))
 def test_commands(document, capsys):
     for arguments in commands(document):

@@ -18,6 +18,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import fastgates as fg
 from fastgates.estimators import SequenceClassifier, SequenceRegressor
+from fastgates.files import read_header
 from fastgates.models import LAYERS
 from fastgates.training import Callback, DivergenceError
 
@@ -409,6 +410,11 @@ def test_files(name, tmp_path):
     fg.save(model, tmp_path / "model", record={"note": "kept"})
     loaded = fg.load(tmp_path / "model")
     assert type(loaded) is type(model)
+    header = read_header(tmp_path / "model")
+    summary = dict(header.kind.summary(header.header))
+    assert summary["cell"] == f"gru, 6 x {model.num_layers}"
+    if hasattr(model, "classes_"):
+        assert summary["classes"] == ", ".join(map(str, model.classes_))
     np.testing.assert_array_equal(loaded.predict(x), model.predict(x))
     if hasattr(model, "classes_"):
         np.testing.assert_array_equal(loaded.predict_proba(x), model.predict_proba(x))

@@ -18,6 +18,7 @@ from fastgates._tables import DataError
 from fastgates.baselines import linear_autoregression, metrics, persistence
 from fastgates.estimators import SequenceForecaster
 from fastgates.estimators._conformal import radius
+from fastgates.files import read_header
 from fastgates.forecasting import Split, chronological_split, compare
 from fastgates.training import DivergenceError
 
@@ -381,6 +382,21 @@ def test_grid_search_over_a_series():
     assert search.best_estimator_.predict().shape == (1,)
 
 
+def test_scikit_learns_checks_of_its_interface():
+    """Not those of X and y, which a forecaster has the other way round, and in order."""
+    from sklearn.utils.estimator_checks import check_estimator
+
+    expected = {
+        "check_fit_score_takes_y": "the series y comes first, its inputs X second",
+        "check_n_features_in_after_fitting": "columns are counted by target_names_, input_names_",
+    }
+    results = check_estimator(
+        small(window=2, calibration_fraction=0), legacy=False, expected_failed_checks=expected
+    )
+    found = {r["check_name"] for r in results if r["status"] == "xfail"}
+    assert found == set(expected)
+
+
 # Intervals
 
 
@@ -445,7 +461,8 @@ INDICES = {
 def test_the_index_goes_on(pandas, name, tmp_path):
     index = INDICES[name](pandas)
     y = pandas.Series(driven(120)[:, 0], index=index, name="level")
-    model = small(horizon=[1, 3]).fit(y[:110])
+    known = y.iloc[:110]
+    model = small(horizon=[1, 3]).fit(known)
     forecast = model.predict()
     assert forecast.name == "level"
     wanted = index[[110, 112]]
@@ -455,7 +472,7 @@ def test_the_index_goes_on(pandas, name, tmp_path):
         assert list(forecast.index) == list(wanted)
         assert type(forecast.index) is type(wanted) or name == "rows"
     assert forecast.index.name == index.name
-    np.testing.assert_array_equal(forecast, model.predict(y[:110].to_numpy()))
+    np.testing.assert_array_equal(forecast, model.predict(known.to_numpy()))
     pytest.importorskip("safetensors")
     fg.save(model, tmp_path / "model")
     pandas.testing.assert_series_equal(fg.load(tmp_path / "model").predict(), forecast)
@@ -564,12 +581,19 @@ def with_entry(value):
         (1e200 * driven(120)[:, 0], SPLIT, "too large to be standardised"),
         (np.r_[driven(90)[:, 0], 1e60 * np.ones(30)], SPLIT, "too far from the training"),
         (driven(30)[:4, 0], None, "too few rows: 4; a window of 5"),
+        (np.empty((30, 0)), None, r"y must have shape .* got \(30, 0\)"),
         ([], None, "too few rows: 0"),
     ],
 )
 def test_series_that_cannot_be_fitted(series, split, message):
     with pytest.raises(DataError, match=message):
         small().fit(series, split=split)
+
+
+@pytest.mark.parametrize("kind", ["complex128", "U8", "datetime64[s]"])
+def test_series_of_other_kinds(kind):
+    with pytest.raises(TypeError, match=r"y must hold real numbers, got dtype"):
+        small().fit(np.arange(120).astype(kind))
 
 
 def test_other_wrong_arguments():
@@ -602,7 +626,10 @@ def test_other_wrong_arguments():
 def test_a_file_of_the_first_version_forecasts_the_same():
     """Written by the forecaster before version 2: a window of 5, 2 ahead, an LSTM of 2 layers."""
     pytest.importorskip("safetensors")
-    model = fg.load(Path(__file__).parent / "files" / "forecaster-v1.safetensors")
+    path = Path(__file__).parent / "files" / "forecaster-v1.safetensors"
+    header = read_header(path)
+    assert ("window", "5") in header.kind.summary(header.header)
+    model = fg.load(path)
     time = np.arange(120.0)
     forecast = model.predict_rolling(3 * np.sin(time / 5) + 10, np.cos(time / 7)[:, None])
     np.testing.assert_allclose(

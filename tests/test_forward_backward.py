@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import assert_close, make_problem, parts
+from helpers import assert_close, assert_same_bits, make_problem, parts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -185,3 +185,25 @@ def test_gradients_are_central_differences_of_the_layer(case):
 )
 def test_any_size_and_option(case, **options):
     make_problem(case, **options).check(floor=0.02)
+
+
+@pytest.mark.parametrize("time", [1, 4])
+def test_without_the_gradient_of_the_initial_state(case, time):
+    """Nothing else changes, also where sequences start from nothing."""
+    for initial_state in (True, False):
+        problem = make_problem(case, seed=5, time=time, initial_state=initial_state)
+        _, _, all_of_them = problem.run()
+        _, _, tape = problem.layer.forward(problem.x, **problem.data)
+        some = problem.layer.backward(
+            tape, problem.d_output, problem.d_final_state, initial_gradient=False
+        )
+        assert some.initial_state is None
+        assert_same_bits("gradient of x", some.input, all_of_them.input)
+        assert_same_bits("parameters", some.parameter_vector, all_of_them.parameter_vector)
+
+
+def test_weight_gradients_of_one_step_without_a_state_are_zero(case):
+    problem = make_problem(case, seed=6, time=1, initial_state=False)
+    _, _, gradients = problem.run()
+    assert not gradients.parameters["weight_hh_l0"].any()
+    problem.check()

@@ -2,7 +2,17 @@
 
 import numpy as np
 import pytest
-from helpers import GRADIENT_TOLERANCE, assert_close, assert_same_bits, make_problem, parts
+from helpers import (
+    CELLS,
+    GRADIENT_TOLERANCE,
+    assert_close,
+    assert_same_bits,
+    make_problem,
+    parts,
+    take_rows,
+)
+from hypothesis import given
+from hypothesis import strategies as st
 from naive import backward, forward
 
 import fastgates as fg
@@ -77,3 +87,31 @@ def test_nothing_to_go_through():
     layer = fg.GRU(2, 3, seed=0)
     _, _, tape = layer.forward(np.zeros((2, 0, 2)))
     assert layer.backward(tape, state_gradients=True).states.shape == (1, 2, 0, 3)
+
+
+@given(
+    case=st.sampled_from(CELLS),
+    seed=st.integers(0, 99),
+    hidden_size=st.integers(1, 20),
+    time=st.integers(1, 9),
+    bidirectional=st.booleans(),
+)
+def test_a_row_has_the_same_bits_alone(case, seed, hidden_size, time, bidirectional):
+    problem = make_problem(
+        case,
+        seed,
+        batch=4,
+        time=time,
+        hidden_size=hidden_size,
+        bidirectional=bidirectional,
+        lengths=True,
+        resets=True,
+    )
+    whole = parts(state_gradients(problem).states)
+    row = slice(seed % 4, seed % 4 + 1)
+    for name in ("x", "d_output", "lengths", "resets"):
+        setattr(problem, name, getattr(problem, name)[row])
+    problem.initial_state = take_rows(problem.initial_state, row)
+    problem.d_final_state = take_rows(problem.d_final_state, row)
+    for name, a, e in zip("hc", parts(state_gradients(problem).states), whole, strict=False):
+        assert_same_bits(f"gradient of {name}", a, e[:, row])

@@ -133,15 +133,14 @@ class Case:
     def product_flops(self, mode: str) -> int:
         """Return the floating-point operations that the matrix products alone need.
 
-        A multiplication and an addition count as two. With G gates: the forward pass needs
-        2 B T G H (I + H). Training adds the way back through the state, 2 B T G H H, and the
-        weight gradients, 2 B T G H (I + H); the gradient of the input is not asked for.
+        A multiplication and an addition count as two. With G gates the products with the input need
+        2 B T G H I, those with the state 2 B (T - 1) G H H, since it is zero at the first step.
+        Training adds the way back through the state and the weight gradients: twice the latter and
+        once the former more; the gradient of the input is not asked for.
         """
-        rows = 2 * self.batch * self.time * CELLS[self.cell].gates * self.hidden
-        forward = rows * (self.input + self.hidden)
-        if mode == "inference":
-            return forward
-        return 2 * forward + rows * self.hidden
+        unit = 2 * self.batch * CELLS[self.cell].gates * self.hidden
+        inputs, states = unit * self.time * self.input, unit * (self.time - 1) * self.hidden
+        return inputs + states if mode == "inference" else 2 * inputs + 3 * states
 
     def activations(self) -> tuple[int, int]:
         """Return how many tanh and how many sigmoid values one forward pass needs."""

@@ -90,7 +90,7 @@ class Fastgates:
 
         def train() -> Any:
             _, _, tape = layer.forward(x, training=True)
-            return layer.backward(tape, d_output, input_gradient=False)
+            return layer.backward(tape, d_output, input_gradient=False, initial_gradient=False)
 
         return Built(
             inference=lambda: layer(x),

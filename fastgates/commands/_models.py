@@ -69,7 +69,7 @@ def columns_of(model: Any, arguments: argparse.Namespace) -> Columns:
         sequence, window = arguments.sequence, arguments.window
     result = Columns(
         task, arguments.target or target, inputs, future, sequence, window,
-        bool(getattr(model, "per_step", own.per_step)),
+        bool(getattr(model, "per_step", own.per_step)), own.time,
     )  # fmt: skip
     _check(model, result)
     return result

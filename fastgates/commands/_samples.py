@@ -14,10 +14,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgates._extras import require
 from fastgates._series import windows_of
 from fastgates._tables import DataError, column_names, read_columns
 
-__all__ = ["TASKS", "Columns", "Samples", "Series", "read_samples", "read_series"]
+__all__ = [
+    "TASKS",
+    "Columns",
+    "Samples",
+    "Series",
+    "clock_of",
+    "flatten",
+    "other_columns",
+    "read_samples",
+    "read_series",
+]
 
 TASKS = ("forecast", "regression", "classification")
 
@@ -33,6 +44,7 @@ class Columns:
     sequence: str | None = None
     window: int | None = None
     per_step: bool = False
+    time: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in what JSON knows."""
@@ -98,11 +110,14 @@ class Series(NamedTuple):
     inputs : ndarray of float64, shape (rows, inputs), or None
     future : ndarray of float64, shape (later rows, future inputs), or None
         Rows after the last known target, where only what is known ahead stands.
+    times : ndarray of str, shape (rows,), or None
+        The column of times.
     """
 
     target: NDArray[np.float64]
     inputs: NDArray[np.float64] | None
     future: NDArray[np.float64] | None
+    times: NDArray[np.str_] | None
 
 
 def read_series(path: str, columns: Columns, minimum_rows: int = 1) -> Series:
@@ -117,7 +132,8 @@ def read_series(path: str, columns: Columns, minimum_rows: int = 1) -> Series:
     """
     names = (str(columns.target), *columns.inputs)
     ahead = [names.index(name) for name in columns.future_inputs]
-    table = read_columns(path, names, gaps=bool(ahead), minimum_rows=minimum_rows)
+    labels = () if columns.time is None else (columns.time,)
+    table = read_columns(path, names, labels=labels, gaps=bool(ahead), minimum_rows=minimum_rows)
     values = table.values
     future = None
     if ahead:
@@ -129,7 +145,40 @@ def read_series(path: str, columns: Columns, minimum_rows: int = 1) -> Series:
         _no_gaps(path, names, values, 0)
         if end < minimum_rows:
             raise DataError(f"{path}: at least {minimum_rows} rows are needed, got {end}")
-    return Series(values[:, 0], values[:, 1:] if columns.inputs else None, future)
+    times = table.labels[0][: len(values)] if labels else None
+    return Series(values[:, 0], values[:, 1:] if columns.inputs else None, future, times)
+
+
+def clock_of(columns: Columns, times: NDArray[np.str_] | None) -> Any:
+    """Return how the times of a table go on, a ``Clock``; None where there are none.
+
+    Raises
+    ------
+    DataError
+        If they are neither times nor numbers, or not at equal steps.
+    MissingPackageError
+        Without pandas.
+    """
+    if times is None:
+        return None
+    pandas = require("pandas", "a column of times")
+    from fastgates.estimators._clock import Clock
+
+    name = f"column {columns.time!r}"
+    try:
+        numbers = times.astype(np.float64)
+        index = pandas.Index(numbers.astype(np.int64) if (numbers % 1 == 0).all() else numbers)
+    except ValueError:
+        try:
+            index = pandas.DatetimeIndex(pandas.to_datetime(times))
+        except ValueError as error:
+            raise DataError(f"{name} must hold times or numbers: {error}") from None
+    return Clock.of(index, name)
+
+
+def flatten(values: Any) -> Any:
+    """Lay the steps of all sequences in a row, where there is a list of them."""
+    return np.concatenate(values) if isinstance(values, list) else np.asarray(values)
 
 
 def _no_gaps(path: str, names: Sequence[str], values: NDArray[np.float64], first: int) -> None:
@@ -201,9 +250,9 @@ def _long(path: str, columns: Columns, x: Any, y: Any, keys: NDArray[np.str_]) -
             other = np.flatnonzero(y[rows] != y[rows[0]])
             if other.size:
                 raise DataError(
-                    f"{path}: the target {columns.target!r} of sequence {str(keys[rows[0]])!r} changes "
-                    f"from row {rows[0] + 1} to row {rows[other[0]] + 1}: give one value to a "
-                    "sequence, or use --per-step"
+                    f"{path}: the target {columns.target!r} of sequence {str(keys[rows[0]])!r} "
+                    f"changes from row {rows[0] + 1} to row {rows[other[0]] + 1}: give one value "
+                    "to a sequence, or use --per-step"
                 )
         targets = y[[rows[0] for rows in parts]]
     return Samples(

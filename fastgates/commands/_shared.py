@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from fastgates._checkpoint import CheckpointError
 from fastgates._tables import DataError
 
 __all__ = [
@@ -45,6 +46,8 @@ def naming(path: str) -> Iterator[None]:
     """Put the file's name before an error about data that does not know it."""
     try:
         yield
+    except CheckpointError:  # it names a file of its own
+        raise
     except ValueError as error:
         text = str(error)
         raise DataError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from None

@@ -10,7 +10,7 @@ from fastgates._atomic import check_writable, replacing
 from fastgates._modelfile import require_library
 from fastgates._tables import DataError
 from fastgates.commands._models import add_column_options, columns_of, load_model
-from fastgates.commands._samples import Columns, read_samples, read_series
+from fastgates.commands._samples import Columns, flatten, read_samples, read_series
 from fastgates.commands._shared import at_least_one, check_outputs, naming, share
 
 __all__ = ["add_parser"]
@@ -96,23 +96,18 @@ def _forecaster(
 
 
 def _samples(arguments: argparse.Namespace, model: Any, columns: Columns) -> tuple[str, Any, Any]:
-    import numpy as np
-
     from fastgates.commands._scores import class_scores, number_scores
 
     samples = read_samples(arguments.data, columns)
 
-    def flat(values: Any) -> Any:
-        return np.concatenate(values) if isinstance(values, list) else np.asarray(values)
-
-    truth = flat(samples.y)
+    truth = flatten(samples.y)
     title = f"{len(truth)} {'steps' if columns.per_step else 'sequences'}"
     if columns.task == "classification":
-        probability = flat(model.predict_proba(samples.x))
+        probability = flatten(model.predict_proba(samples.x))
         if model.classes_.dtype.kind != "U":
             truth = truth.astype(model.classes_.dtype)
         return title, class_scores(truth, probability, model.classes_, model.cell, None), None
-    prediction = flat(model.predict(samples.x))
+    prediction = flatten(model.predict(samples.x))
     scores = number_scores(truth, {model.cell: prediction})
     inside = None
     if hasattr(model, "residuals_"):

@@ -9,12 +9,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from fastgates._atomic import check_writable
+from fastgates._checkpoint import CheckpointError
 from fastgates._modelfile import require_library
 from fastgates._tables import DataError
 from fastgates.commands._samples import (
     TASKS,
     Columns,
     Samples,
+    clock_of,
+    flatten,
     other_columns,
     read_samples,
     read_series,
@@ -64,6 +67,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--future-inputs", type=column_list, metavar="A,B",
         help="which of the inputs are known ahead, such as a plan or the calendar",
     )  # fmt: skip
+    parser.add_argument(
+        "--time", metavar="COLUMN", help="times of the rows to forecast, which must be equal steps"
+    )
     parser.add_argument(
         "--sequence", metavar="COLUMN", help="rows with the same entry here are a sequence"
     )
@@ -184,6 +190,8 @@ def _run(arguments: argparse.Namespace) -> int:
             return _fit_samples(arguments, columns)
     except DivergenceError as error:
         return fail(error, 1)
+    except CheckpointError as error:
+        return fail(error, 2)
 
 
 def _columns(arguments: argparse.Namespace) -> Columns:
@@ -194,7 +202,7 @@ def _columns(arguments: argparse.Namespace) -> Columns:
             raise DataError(f"{shown} is needed, on the command line or in the configuration")
     given = {
         "--horizon": arguments.horizon, "--leads": arguments.leads,
-        "--future-inputs": arguments.future_inputs,
+        "--future-inputs": arguments.future_inputs, "--time": arguments.time,
     }  # fmt: skip
     if arguments.task == "forecast":
         given = {"--sequence": arguments.sequence, "--per-step": arguments.per_step}
@@ -225,7 +233,7 @@ def _columns(arguments: argparse.Namespace) -> Columns:
         window = _WINDOW
     return Columns(
         arguments.task, arguments.target, inputs, future, arguments.sequence, window,
-        arguments.per_step,
+        arguments.per_step, arguments.time,
     )  # fmt: skip
 
 
@@ -279,6 +287,8 @@ def _fit_forecaster(arguments: argparse.Namespace, columns: Columns) -> int:
         rows, model.window, leads, validation=arguments.validation,
         calibration=arguments.calibration, test=arguments.test,
     )  # fmt: skip
+    calibration = split.windows(model.window, leads)[2]
+    _check_coverage(arguments, calibration.stop - calibration.start)
     ends = (0, *split, rows)
     parts = [
         f"{name} {start + 1}-{stop}"
@@ -289,7 +299,8 @@ def _fit_forecaster(arguments: argparse.Namespace, columns: Columns) -> int:
     values = series.target[:, None]
     if series.inputs is not None:
         values = np.concatenate([values, series.inputs], axis=1)
-    given = Given(values, (str(columns.target),), columns.inputs, None, None, True, True)
+    clock = clock_of(columns, series.times)
+    given = Given(values, (str(columns.target),), columns.inputs, clock, None, True, True)
     _train(model._fit_given, given, split)
     _print_training(model)
     scores, picture = None, None
@@ -325,6 +336,8 @@ def _fit_samples(arguments: argparse.Namespace, columns: Columns) -> int:
     classes = columns.task == "classification"
     parts = _split(samples, arguments, columns)
     training, validation, calibration, test = (samples.take(rows) for rows in parts)
+    if not classes:
+        _check_coverage(arguments, len(flatten(calibration.y)) if len(parts[2]) else 0)
     kind = "sequences" if columns.window is None else f"windows of {columns.window} rows"
     counts = [f"{name} {len(p)}" for name, p in zip(_PARTS, parts, strict=True) if len(p)]
     print(f"{arguments.data}: {len(samples.x)} {kind}; {', '.join(counts)}")
@@ -342,11 +355,11 @@ def _fit_samples(arguments: argparse.Namespace, columns: Columns) -> int:
         model.calibrate(calibration.x, calibration.y)
     scores, picture = None, None
     if len(parts[3]):
-        truth = _flat(test.y)
+        truth = flatten(test.y)
         title = f"test {'steps' if columns.per_step else kind}, {len(truth)}"
         if classes:
-            labels, counts_of = np.unique(_flat(training.y), return_counts=True)
-            probability = _flat(model.predict_proba(test.x))
+            labels, counts_of = np.unique(flatten(training.y), return_counts=True)
+            probability = flatten(model.predict_proba(test.x))
             usual = labels[counts_of.argmax()]
             scores = class_scores(truth, probability, model.classes_, model.cell, usual)
             _report(title, scores)
@@ -357,8 +370,8 @@ def _fit_samples(arguments: argparse.Namespace, columns: Columns) -> int:
                 "classes": model.classes_,
             }
         else:
-            prediction = _flat(model.predict(test.x))
-            mean = np.full(len(truth), _flat(training.y).mean())
+            prediction = flatten(model.predict(test.x))
+            mean = np.full(len(truth), flatten(training.y).mean())
             scores = number_scores(truth, {model.cell: prediction, "training mean": mean})
             _report(title, scores)
             width = None
@@ -372,16 +385,18 @@ def _fit_samples(arguments: argparse.Namespace, columns: Columns) -> int:
                 "predictions": {model.cell: prediction},
                 "width": width,
                 "coverage": arguments.coverage,
-                "label": "step" if columns.per_step else "sequence",
+                "label": "step" if columns.per_step else kind,
+                "connected": columns.per_step or columns.window is not None,
             }
     return _finish(arguments, columns, model, scores, picture)
 
 
-def _flat(values: Any) -> Any:
-    """Lay the steps of all sequences in a row, where there is a list of them."""
-    import numpy as np
+def _check_coverage(arguments: argparse.Namespace, residuals: int) -> None:
+    """Raise before a long training what the intervals would meet after it."""
+    from fastgates.estimators._conformal import rank
 
-    return np.concatenate(values) if isinstance(values, list) else np.asarray(values)
+    if arguments.calibration > 0:
+        rank(residuals, arguments.coverage)
 
 
 def _split(samples: Samples, arguments: argparse.Namespace, columns: Columns) -> list[Any]:

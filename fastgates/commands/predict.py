@@ -13,7 +13,14 @@ from fastgates._atomic import check_writable
 from fastgates._modelfile import require_library
 from fastgates._tables import DataError, format_rows, write_columns
 from fastgates.commands._models import add_column_options, columns_of, load_model
-from fastgates.commands._samples import Columns, Samples, read_samples, read_series
+from fastgates.commands._samples import (
+    Columns,
+    Samples,
+    clock_of,
+    flatten,
+    read_samples,
+    read_series,
+)
 from fastgates.commands._shared import at_least_one, check_outputs, naming, share
 
 __all__ = ["add_parser"]
@@ -101,7 +108,9 @@ def _forecast(arguments: argparse.Namespace, model: Any, columns: Columns) -> in
                 f"with {', '.join(columns.future_inputs)}"
             )
         forecast = model.predict(target, series.inputs, future)
-        table = {"row": [rows + lead for lead in model.leads_], "forecast": forecast}
+        table: dict[str, Any] = {"row": [rows + lead for lead in model.leads_]}
+        _add_times(table, columns, series.times, rows)
+        table["forecast"] = forecast
         _add_bounds(table, forecast, width)
         return _write(arguments, table, f"forecasts of {columns.target}")
     lead = arguments.lead or model.leads_[-1]
@@ -112,17 +121,28 @@ def _forecast(arguments: argparse.Namespace, model: Any, columns: Columns) -> in
     first = model.window + lead - 1
     actual = target[first:]
     known = min(len(actual), len(forecast))
-    table = {
-        "row": range(first + 1, first + 1 + len(forecast)),
-        "actual": [*actual[:known].tolist(), *[math.nan] * (len(forecast) - known)],
-        "forecast": forecast,
-    }
+    table = {"row": range(first + 1, first + 1 + len(forecast))}
+    _add_times(table, columns, series.times, rows)
+    table["actual"] = [*actual[:known].tolist(), *[math.nan] * (len(forecast) - known)]
+    table["forecast"] = forecast
     _add_bounds(table, forecast, None if width is None else width[place])
     errors = ""
     if known:
         rmse, mae, _ = metrics(forecast[:known], actual[:known])
         errors = f"RMSE {rmse:.6g}, MAE {mae:.6g} on the {known} rows whose value is known"
     return _write(arguments, table, f"forecasts of {columns.target}", errors)
+
+
+def _add_times(table: dict[str, Any], columns: Columns, times: Any, known: int) -> None:
+    """Label the rows with their times, where the model knows the column of them."""
+    clock = clock_of(columns, times)
+    if clock is None:
+        return
+    later = [str(label) for label in clock.after(range(1, max(1, table["row"][-1] - known) + 1))]
+    if clock.kind == "datetime" and all(label[10:] == " 00:00:00" for label in later):
+        later = [label[:10] for label in later]
+    every = [*times.tolist(), *later]
+    table[str(columns.time)] = [every[row - 1] for row in table["row"]]
 
 
 def _add_bounds(table: dict[str, Any], middle: Any, width: Any) -> None:
@@ -137,12 +157,12 @@ def _predict(arguments: argparse.Namespace, model: Any, columns: Columns, sample
     prediction = model.predict(samples.x)
     table = _places(columns, samples)
     if columns.task == "classification":
-        probability = _flat(model.predict_proba(samples.x))
-        table[target] = _flat(prediction)
+        probability = flatten(model.predict_proba(samples.x))
+        table[target] = flatten(prediction)
         for place, label in enumerate(model.classes_):
             table[f"probability {label}"] = probability[:, place].astype(np.float64)
     else:
-        flat = _flat(prediction)
+        flat = flatten(prediction)
         if flat.ndim == 2 and flat.shape[1] > 1:
             table |= {f"{target} {k}": flat[:, k] for k in range(flat.shape[1])}
         else:
@@ -192,10 +212,3 @@ def _steps(columns: Columns, samples: Samples) -> dict[str, Any]:
         table[columns.sequence] = np.repeat(names, [len(rows) for rows in samples.rows])
     table["row"] = np.concatenate(samples.rows)
     return table
-
-
-def _flat(values: Any) -> Any:
-    """Lay the steps of all sequences in a row, where there is a list of them."""
-    import numpy as np
-
-    return np.concatenate(values) if isinstance(values, list) else np.asarray(values)

@@ -248,8 +248,9 @@ def _end(call, begin, end, n_states):
         store_carried(call, begin, n_rows, n_rows, call.d_state, call.d_carried, n_states)
         store_carried(call, begin, n_rows, n_rows, call.d_start, later, n_states)
         return
-    for i in range(n_rows):
-        store_states(call, begin + i, i, n_rows, call.d_start, call.d_initial, n_states)
+    if call.d_initial != 0:
+        for i in range(n_rows):
+            store_states(call, begin + i, i, n_rows, call.d_start, call.d_initial, n_states)
 
 
 @helper
@@ -294,6 +295,8 @@ def backward_pass(calls, begin, end, equations, first_equations, slots, states, 
             _finish_source(
                 call, begin, active, step, n_rows, first_equations, slots, states, constants
             )
+        if step == 0 and call.d_initial == 0:
+            break
         _product_of_slots(
             call,
             active,

@@ -76,7 +76,7 @@ _NAMES = (
     "d_output",  # as output, or 0
     "d_output_stride",
     "d_final",  # as final, or 0
-    "d_initial",  # as initial
+    "d_initial",  # as initial, or 0: not wanted
     "d_input",  # as x, or 0
     "d_weight_ih",  # results in PyTorch's layout, (gates * n_units, I)
     "d_weight_hh",  # (gates * n_units, H)

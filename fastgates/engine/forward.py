@@ -354,13 +354,17 @@ def forward_pass(
             if step == 0 or call.resets != 0:
                 restart_rows(call, base, active, step, n_rows, n_states)
             here = slot_rows(call) + 4 * int_pointer(call.kept)[base] * call.slot_row
-            _add_product(call, active, here, call.n_stage, call.state, call.panel)
+            # Zeros, which sequences start from where no states are given, add nothing.
+            nothing = step == 0 and call.initial == 0 and call.carried == 0
+            if not nothing:
+                _add_product(call, active, here, call.n_stage, call.state, call.panel)
             if first_equations is not None:
                 _finish_first_stage(
                     call, active, here, n_rows, first_equations, slots, states, constants
                 )
                 later = here + 4 * call.n_stage * width
-                _add_product(call, active, later, call.n_stage_2, call.source, call.panel_2)
+                if not nothing:
+                    _add_product(call, active, later, call.n_stage_2, call.source, call.panel_2)
             _finish(
                 call,
                 active,

@@ -95,7 +95,7 @@ def _gather_unit_weights(call, position, step, count, first_block, n_owned):
 
 @helper
 def _gather_step(call, position, step, count, first_block, n_owned):
-    """Copy one step of one sequence to row `count` of the chunk."""
+    """Copy one step of one sequence to row `count` of the chunk; return 0 if its state was 0."""
     row = row_of_step(call, position, step)
     kept = kept_row(call, position, step)
     width = call.n_blocks * LANES
@@ -130,11 +130,12 @@ def _gather_step(call, position, step, count, first_block, n_owned):
             prefetch(saved, slot * width + k - call.batch * call.slot_row)
     if call.n_unit_weights > 0:
         _gather_unit_weights(call, position, step, count, first_block, n_owned)
+    return 0 if call.initial == 0 and restarts_at(call, row, step) else 1
 
 
 @helper
-def _add_products(call, n_owned, steps, joins):
-    """Add the products of a chunk to the results."""
+def _add_products(call, n_owned, steps, states, joins):
+    """Add the products of a chunk to the results; `states` of its steps had a state."""
     size, hidden, offset = call.input_size, call.hidden_size, INT0
     for part in range(3):
         if part == 0:
@@ -148,10 +149,11 @@ def _add_products(call, n_owned, steps, joins):
             first, count, columns, result = INT0, call.n_stage, hidden, call.d_panel
         else:
             first, count, columns, result = call.n_stage, call.n_stage_2, hidden, call.d_panel_2
-        if count > 0:
+        terms = steps if part == 0 or states > 0 else INT0
+        if count > 0 and (terms > 0 or joins == 0):
             call_multiply(
                 call.multiply,
-                (columns, count * n_owned, steps),
+                (columns, count * n_owned, terms),
                 (call.a + 4 * offset, 0, 1, call.a_stride),
                 (call.b + 4 * first * n_owned * LANES, call.b_stride),
                 (result, 0, _STEP, columns * _STEP),
@@ -250,10 +252,11 @@ def weight_gradients(calls, first_block, end_block, state, stamp=STAMP):
     lengths = int_pointer(call.lengths)
     joins, steps = state // _HAS_SUMS, state % _HAS_SUMS
     position, step = INT0, call.end_step - 1
+    states = steps  # those that wait may have had any
     while True:
         while step >= call.first_step and steps < call.chunk:
             if position < call.batch and lengths[position] > step:
-                _gather_step(call, position, step, steps, first_block, n_owned)
+                states += _gather_step(call, position, step, steps, first_block, n_owned)
                 steps += 1
                 position += 1
             else:
@@ -262,8 +265,8 @@ def weight_gradients(calls, first_block, end_block, state, stamp=STAMP):
         if steps < call.chunk and (call.first_step > 0 or (steps == 0 and joins != 0)):
             break
         _add_biases(call, (call.n_slots + call.n_unit_weights) * n_owned, steps, joins)
-        _add_products(call, n_owned, steps, joins)
-        joins, steps = INT0 + 1, INT0
+        _add_products(call, n_owned, steps, states, joins)
+        joins, steps, states = INT0 + 1, INT0, INT0
     if call.first_step == 0:
         _scatter_all(call, first_block, n_owned)
     return joins * _HAS_SUMS + steps

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .._jit import INT0, STAMP, helper, kernel
-from .._simd import LANES, float_pointer, load, where_less
+from .._simd import LANES, float_pointer, fma, load, load_first, splat, store_first, where_less
 from .._threads import SMALL_WORK, get_num_threads, run
 from .._vecmath import ZERO, exp_of_minus
 from .call import Scratch, address, make_call, nothing, record
@@ -16,9 +16,74 @@ from .gradients import GradientPlan, WeightGradients
 from .multiply import call_multiply, multiply_address
 from .pack import n_blocks_of
 
-__all__ = ["affine", "affine_gradients", "softmax_row", "softmax_rows"]
+__all__ = [
+    "SMALL_MAP",
+    "SMALL_ROWS",
+    "affine",
+    "affine_gradients",
+    "small_affine",
+    "small_affine_gradients",
+    "softmax_row",
+    "softmax_rows",
+]
 
-_ROWS = 256  # a range
+_ROWS = 256  # a range, where threads share them
+_WORKSPACE = 32 * 1024  # floats of a range of one thread
+SMALL_ROWS = 512
+SMALL_MAP = 16 * 1024  # multiplications below which packing and planning take longer than these
+
+
+# -- Small maps ------------------------------------------------------------------------------------
+# The read-out of a minibatch has a thousand multiplications. One call for them, on the weights as
+# they lie; each sum has the order, and so the bits, of the product for large maps.
+
+
+@kernel
+def small_affine(x, weight, bias, y, n_rows, n_inputs, n_outputs, stamp=STAMP):
+    """Map rows, all at addresses, without packing; `bias` may be 0."""
+    x_p, w_p, y_p = float_pointer(x), float_pointer(weight), float_pointer(y)
+    b_p = float_pointer(bias)
+    for row in range(n_rows):
+        for output in range(n_outputs):
+            total = b_p[output] if bias != 0 else ZERO
+            for k in range(n_inputs):
+                total = fma(x_p[row * n_inputs + k], w_p[output * n_inputs + k], total)
+            y_p[row * n_outputs + output] = total
+
+
+@kernel
+def small_affine_gradients(
+    x, d_y, weight, d_weight, d_bias, d_x, n_rows, n_inputs, n_outputs, stamp=STAMP
+):
+    """Fill all gradients of a small map at their addresses; `d_bias` and `d_x` may be 0."""
+    x_p, dy_p, w_p = float_pointer(x), float_pointer(d_y), float_pointer(weight)
+    dw_p, db_p, dx_p = float_pointer(d_weight), float_pointer(d_bias), float_pointer(d_x)
+    for output in range(n_outputs):
+        for k in range(INT0, n_inputs, LANES):
+            n = min(LANES, n_inputs - k)
+            total = splat(ZERO)
+            for row in range(n_rows - 1, -1, -1):  # from the last one, as all weight gradients
+                part = load_first(x_p, row * n_inputs + k, n)
+                total = fma(splat(dy_p[row * n_outputs + output]), part, total)
+            store_first(dw_p, output * n_inputs + k, n, total)
+        if d_bias != 0:
+            sum_of_rows = ZERO
+            for row in range(n_rows - 1, -1, -1):
+                sum_of_rows += dy_p[row * n_outputs + output]
+            db_p[output] = sum_of_rows
+    if d_x == 0:
+        return
+    for row in range(n_rows):
+        for k in range(INT0, n_inputs, LANES):
+            n = min(LANES, n_inputs - k)
+            total = splat(ZERO)
+            for output in range(n_outputs):
+                part = load_first(w_p, output * n_inputs + k, n)
+                total = fma(splat(dy_p[row * n_outputs + output]), part, total)
+            store_first(dx_p, row * n_inputs + k, n, total)
+
+
+# -- Maps of any size ------------------------------------------------------------------------------
 
 
 @kernel
@@ -62,14 +127,15 @@ def affine(
     )
     threads = 1 if n_rows * n_inputs * n_outputs < SMALL_WORK else get_num_threads()
 
-    scratch = Scratch({"workspace": min(n_rows, _ROWS) * bias.size})
+    rows = _ROWS if threads > 1 else max(_ROWS, _WORKSPACE // bias.size)
+    scratch = Scratch({"workspace": min(n_rows, rows) * bias.size})
 
     def make_worker() -> Callable[[int], None]:
         mine = call.copy()
         scratch.place(mine, scratch.start())
-        return lambda i: affine_rows(mine, i * _ROWS, min(n_rows, (i + 1) * _ROWS))
+        return lambda i: affine_rows(mine, i * rows, min(n_rows, (i + 1) * rows))
 
-    run(make_worker, -(-n_rows // _ROWS), threads)
+    run(make_worker, -(-n_rows // rows), threads)
     return y
 
 

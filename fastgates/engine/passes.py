@@ -346,7 +346,7 @@ class Direction:
         saved: Saved,
         d_output: np.ndarray | None,
         d_final: np.ndarray | None,
-        d_initial: np.ndarray,
+        d_initial: np.ndarray | None,
         d_input: np.ndarray | None,
         d_weights: Places,
         d_states: np.ndarray | None = None,
@@ -357,7 +357,8 @@ class Direction:
         ----------
         d_output, d_final, d_initial, d_input : ndarray or None
             In the shapes of the forward pass; `d_input` (B, T, I) must hold zeros past the
-            sequences' ends. No `d_output` or `d_final` stands for zeros.
+            sequences' ends. No `d_output` or `d_final` stands for zeros; what else there is none of
+            is not wanted.
         d_weights : tuple of int
             Where the gradients of the parameters go.
         d_states : ndarray, shape (N, layers * directions, B, T, H), optional
@@ -372,7 +373,7 @@ class Direction:
             0 if d_output is None else address(d_output) + 4 * self.column,
             0 if d_output is None else d_output.shape[2],
             0 if d_final is None else address(d_final) + start,
-            address(d_initial) + start,
+            0 if d_initial is None else address(d_initial) + start,
             address(d_input),
             *d_weights,
         )

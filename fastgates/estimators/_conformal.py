@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Interval", "radius"]
+__all__ = ["Interval", "radius", "rank"]
 
 
 class Interval(NamedTuple):
@@ -25,6 +25,26 @@ class Interval(NamedTuple):
     prediction: Any
     lower: Any
     upper: Any
+
+
+def rank(count: int, coverage: float) -> int:
+    """Return which of so many residuals, in ascending order, is half the width; from 1.
+
+    Raises
+    ------
+    ValueError
+        If `coverage` is not in (0, 1), or asks for more residuals than there are.
+    """
+    if isinstance(coverage, bool) or not 0 < coverage < 1:
+        raise ValueError(f"coverage must be in (0, 1), got {coverage!r}")
+    place = math.ceil((count + 1) * coverage * (1 - 1e-12))  # 0.9 * 10 is above 9 by a rounding
+    if place > count:
+        needed = math.ceil(coverage / (1 - coverage) * (1 - 1e-12))
+        raise ValueError(
+            f"coverage={coverage:g} needs at least {needed} residuals, got {count}: "
+            "calibrate on more data or ask for less"
+        )
+    return place
 
 
 def radius(scores: NDArray[Any], coverage: float) -> NDArray[np.float64]:
@@ -44,16 +64,6 @@ def radius(scores: NDArray[Any], coverage: float) -> NDArray[np.float64]:
     Raises
     ------
     ValueError
-        If `coverage` is not in (0, 1), or asks for more residuals than there are.
+        As :func:`rank`.
     """
-    if isinstance(coverage, bool) or not 0 < coverage < 1:
-        raise ValueError(f"coverage must be in (0, 1), got {coverage!r}")
-    count = len(scores)
-    place = math.ceil((count + 1) * coverage * (1 - 1e-12))  # 0.9 * 10 is above 9 by a rounding
-    if place > count:
-        needed = math.ceil(coverage / (1 - coverage) * (1 - 1e-12))
-        raise ValueError(
-            f"coverage={coverage:g} needs at least {needed} residuals, got {count}: "
-            "calibrate on more data or ask for less"
-        )
-    return np.asarray(scores[place - 1], np.float64)
+    return np.asarray(scores[rank(len(scores), coverage) - 1], np.float64)

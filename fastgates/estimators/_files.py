@@ -190,21 +190,18 @@ def _run(estimator: SequenceEstimator, x: NDArray[np.float32]) -> NDArray[np.flo
 
 def _summary(header: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Say what it is in a few lines."""
-    if "settings" in header:  # version 1 of the forecaster
-        settings, shape = header["settings"], {}
-    else:
-        settings, shape = header["parameters"], header["model"]
-    lines = [
-        ("cell", f"{settings['cell']}, {settings['hidden_size']} x {settings['num_layers']}"),
-        *((name.replace("_", " "), str(value)) for name, value in shape.items()),
-    ]
-    for name in ("window", "horizon", "future_inputs", "loss", "per_step"):
+    # Version 1 of the forecaster called them settings.
+    settings = header["settings"] if "settings" in header else header["parameters"]
+    lines = [("cell", f"{settings['cell']}, {settings['hidden_size']} x {settings['num_layers']}")]
+    for name in ("window", "horizon", "loss", "per_step"):
         if settings.get(name):
             lines.append((name.replace("_", " "), str(settings[name])))
     fitted = header.get("fitted", {})
-    for name in ("classes", "target_names", "input_names", "feature_names"):
+    names = {"classes": "classes", "target_names": "targets", "input_names": "inputs",
+             "feature_names": "inputs"}  # fmt: skip
+    for name, label in names.items():
         if fitted.get(name):
-            lines.append((name.replace("_", " "), ", ".join(map(str, fitted[name]))))
+            lines.append((label, ", ".join(map(str, fitted[name]))))
     return lines
 
 

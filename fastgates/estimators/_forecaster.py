@@ -153,7 +153,7 @@ class SequenceForecaster(SequenceEstimator):
         self.split_, self.leads_, self._ahead, self._standard = split, leads, ahead, standard
         self.target_names_, self.input_names_ = given.target_names, given.input_names
         self._flat, self._named, self._clock = given.flat, given.named, given.clock
-        self._last = given.values[-self.window :]
+        self._last = given.values[-self.window :].copy()
         if len(calibration):
             forecast = self._forecasts(values, calibration.x, parts[2].start)
             truth = _truth(values, self.window, leads, len(self.target_names_))[parts[2]]
@@ -189,7 +189,7 @@ class SequenceForecaster(SequenceEstimator):
             )
         data = _training_data(given.values, self._standard, self.window, self.leads_, self._ahead)
         self._partial_fit_model(data, _shape(data), self._options())
-        self._last, self._clock = given.values[-self.window :], given.clock
+        self._last, self._clock = given.values[-self.window :].copy(), given.clock
         return self
 
     def _leads(self) -> tuple[int, ...]:
@@ -223,8 +223,8 @@ class SequenceForecaster(SequenceEstimator):
                 raise DataError(
                     f"X must have the {len(targets.values)} rows of y, got {len(inputs.values)}"
                 )
-            indices = targets.index, inputs.index
-            if None not in map(_present, indices) and not indices[0].equals(indices[1]):
+            indexed = targets.index is not None and inputs.index is not None
+            if indexed and not targets.index.equals(inputs.index):
                 raise DataError("X must have the index of y, got another one: align them first")
         return Given(
             np.concatenate([targets.values, inputs.values], axis=1),
@@ -580,10 +580,6 @@ class Standard(NamedTuple):
         return cls(mean, scale, change)
 
 
-def _present(index: Any) -> Any:
-    return None if index is None else True
-
-
 def _read(values: Any, name: str) -> _Table:
     """Read a series or table of finite numbers, of pandas or else."""
     index = getattr(values, "index", None) if hasattr(values, "to_numpy") else None
@@ -593,11 +589,14 @@ def _read(values: Any, name: str) -> _Table:
         named = [getattr(values, "name", None)] if columns is None else list(columns)
         names = tuple(name if each is None else str(each) for each in named)
     array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
+    wrong = TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if array.dtype.kind not in "fiubO":
+        raise wrong
+    if array.dtype.kind == "O":  # columns of different kinds of numbers, or None for a gap
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError):
-            raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}") from None
+            raise wrong from None
     flat = array.ndim == 1
     if flat:
         array = array[:, None]

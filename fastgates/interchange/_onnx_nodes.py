@@ -58,6 +58,7 @@ _ATTRIBUTES = [
     "layout",
     "linear_before_reset",
 ]
+_NO_CLIP = 1e38  # what is as good as infinite
 _ALWAYS_OPEN = 100.0  # the bias of a gate that is 1: sigm(100) = 1 in float32
 
 
@@ -108,8 +109,9 @@ class Node:
         except ValueError as error:
             raise refuse(str(error)) from None
         clip = attributes.get("clip")
-        # A clip of 0 stands for none in some writers; one that is infinite is none.
-        clip = None if not clip or not np.isfinite(clip) or clip > 1e38 else float(clip)
+        if clip is not None and not clip > 0:
+            raise refuse(f"clip must be above 0, got {clip}")
+        clip = None if clip is None or clip > _NO_CLIP else float(clip)
         return cls(
             kind,
             name,

@@ -149,6 +149,12 @@ def _softmax(inputs: Inputs, attributes: Attributes, opset: int) -> list[Any]:
     return [e / e.sum(axis=axis, keepdims=True)]
 
 
+def _reduce_prod(inputs: Inputs, attributes: Attributes, opset: int) -> list[Any]:
+    axes = axes_of(inputs, attributes)
+    keep = bool(attributes.get("keepdims", 1))
+    return [np.prod(inputs[0], None if axes is None else tuple(axes), inputs[0].dtype, None, keep)]
+
+
 def _dropout(inputs: Inputs, attributes: Attributes, opset: int) -> list[Any]:
     if len(inputs) > 2 and inputs[2] is not None and bool(inputs[2]):
         raise ValueError("Dropout in training mode is not supported")
@@ -166,7 +172,9 @@ def _div(a: Any, b: Any) -> Any:
 
 
 OPERATORS: dict[str, Callable[[Inputs, Attributes, int], list[Any]]] = {
+    "Abs": _plain(np.abs),
     "Add": _plain(np.add),
+    "And": _plain(np.logical_and),
     "Cast": _cast,
     "Concat": _concat,
     "Constant": _constant,
@@ -178,9 +186,18 @@ OPERATORS: dict[str, Callable[[Inputs, Attributes, int], list[Any]]] = {
     "Flatten": _flatten,
     "Gather": _gather,
     "Gemm": _gemm,
+    "Greater": _plain(np.greater),
     "Identity": _plain(lambda x: x),
+    "Less": _plain(np.less),
     "MatMul": _plain(np.matmul),
+    "Max": _plain(lambda *x: np.maximum.reduce(np.broadcast_arrays(*x))),
+    "Min": _plain(lambda *x: np.minimum.reduce(np.broadcast_arrays(*x))),
     "Mul": _plain(np.multiply),
+    "Neg": _plain(np.negative),
+    "Not": _plain(np.logical_not),
+    "Or": _plain(np.logical_or),
+    "Range": _plain(lambda start, end, step: np.arange(int(start), int(end), int(step))),
+    "ReduceProd": _reduce_prod,
     "Relu": _plain(lambda x: np.maximum(x, 0)),
     "Reshape": _reshape,
     "Shape": _shape,

@@ -301,9 +301,9 @@ class Model(Module):
             return [self._state.backward(tape, d_states)]
         return []
 
-    def _gradients(self, vectors: list[np.ndarray], d_states: Any) -> Gradients:
+    def _gradients(self, vectors: list[np.ndarray], d_states: Any, every: Any = None) -> Gradients:
         vector = vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
-        return Gradients(None, d_states, vector, self._shapes)
+        return Gradients(None, d_states, vector, self._shapes, every)
 
     # -- Checks ------------------------------------------------------------------------------------
 
@@ -406,10 +406,12 @@ class Model(Module):
         """Return the outputs in the network's units and what :meth:`backward` needs."""
         raise TypeError("use SequenceModel, FreeRunModel or EncoderDecoder, the base runs nothing")
 
-    def backward(self, tape: Any, d_output: np.ndarray) -> Gradients:
+    def backward(self, tape: Any, d_output: np.ndarray, state_gradients: bool = False) -> Gradients:
         """Return the gradients, from that with respect to the outputs in the network's units.
 
         ``initial_state`` is the gradient with respect to the initial states, whatever they are.
+        With `state_gradients`, ``states`` is a tuple with an entry for each of the layers of
+        ``recurrent``, see :meth:`fastgates.Recurrent.backward`.
         """
         raise TypeError("use SequenceModel, FreeRunModel or EncoderDecoder, the base runs nothing")
 

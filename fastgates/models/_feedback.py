@@ -98,33 +98,57 @@ class _Loop:
         return (outputs[0] if steps == 0 else np.concatenate(outputs, axis=1)), tapes
 
     def back(
-        self, tapes: list[SequentialTape], d_outputs: np.ndarray
-    ) -> tuple[np.ndarray, tuple[State, ...]]:
-        """Return the gradients of the parameters and of the initial states.
+        self, tapes: list[SequentialTape], d_outputs: np.ndarray, state_gradients: bool = False
+    ) -> tuple[np.ndarray, tuple[State, ...], tuple[State, ...] | None]:
+        """Return the gradients of the parameters, of the initial states, and of those of all steps.
 
         Parameters
         ----------
         tapes : list
             From :meth:`run`.
         d_outputs : ndarray, shape (B, n + steps, O * Q)
+        state_gradients : bool
+            Whether the last are wanted, else they are None.
         """
         steps = len(tapes) - 1
         d_outputs = np.array(d_outputs, np.float32)
         begin = d_outputs.shape[1] - steps  # of the free steps
         total: np.ndarray | None = None
         d_states: Any = None
+        every: list[Any] = []
         for k in reversed(range(steps)):
             at = begin + k
-            gradients = self.network.backward(tapes[1 + k], d_outputs[:, at : at + 1], d_states)
+            gradients = self.network.backward(
+                tapes[1 + k],
+                d_outputs[:, at : at + 1],
+                d_states,
+                state_gradients=state_gradients,
+            )
+            every.append(gradients.states)
             assert gradients.input is not None
             fed = d_outputs[:, at - 1, self.columns]
             fed += gradients.input[:, 0, : fed.shape[1]]
             d_states = gradients.initial_state
             vector = gradients.parameter_vector
             total = vector if total is None else np.add(total, vector, out=total)
-        gradients = self.network.backward(tapes[0], d_outputs[:, :begin], d_states, False)
+        gradients = self.network.backward(
+            tapes[0], d_outputs[:, :begin], d_states, False, state_gradients
+        )
+        every.append(gradients.states)
         vector = gradients.parameter_vector
-        return (vector if total is None else vector + total), gradients.initial_state
+        vector = vector if total is None else vector + total
+        along_time = _joined(every[::-1]) if state_gradients else None
+        return vector, gradients.initial_state, along_time
+
+
+def _joined(pieces: list[tuple[State, ...]]) -> tuple[State, ...]:
+    """Join the states of each layer (L * D, B, steps, H) over time."""
+    return tuple(
+        tuple(np.concatenate(parts, axis=2) for parts in zip(*layer, strict=True))
+        if isinstance(layer[0], tuple)
+        else np.concatenate(layer, axis=2)
+        for layer in zip(*pieces, strict=True)
+    )
 
 
 class _Run(NamedTuple):
@@ -333,13 +357,16 @@ class FreeRunModel(Model):
         """
         return self._pass(data, training, keep=True, free=self.training == "free")
 
-    def backward(self, tape: _Run, d_output: np.ndarray) -> Gradients:
+    def backward(
+        self, tape: _Run, d_output: np.ndarray, state_gradients: bool = False
+    ) -> Gradients:
         """Return the gradients, see :meth:`Model.backward`."""
         size, time, width = d_output.shape
         d_outputs = np.zeros((size, tape.skipped + time, width), np.float32)
         d_outputs[:, tape.skipped :] = d_output
-        vector, d_states = self._loop.back(tape.network, d_outputs)
-        return self._gradients([vector, *self._start_gradient(tape.start, d_states)], d_states)
+        vector, d_states, every = self._loop.back(tape.network, d_outputs, state_gradients)
+        vectors = [vector, *self._start_gradient(tape.start, d_states)]
+        return self._gradients(vectors, d_states, every)
 
     def _targets(self, data: Sequences) -> tuple[Any, Any, Any, int]:
         lengths, weight, first = data.lengths, data.sample_weight, self.context
@@ -616,8 +643,8 @@ class EncoderDecoder(Model):
     # -- Scaling and checks ------------------------------------------------------------------------
 
     def _scalings(self) -> dict[str, Scaling]:
-        future = getattr(self, "future_scaling", None)
-        return super()._scalings() | ({} if future is None else {"future_scaling": future})
+        future = {} if self.future_scaling is None else {"future_scaling": self.future_scaling}
+        return super()._scalings() | future
 
     def _fit_scaling(self, data: Sequences) -> None:
         if not self.feedback:
@@ -711,13 +738,18 @@ class EncoderDecoder(Model):
         outputs, tapes = self._loop.run(read, final, further, steps, keep=True, training=training)
         return outputs, _Run(tapes, start, 0, tape)
 
-    def backward(self, tape: _Run, d_output: np.ndarray) -> Gradients:
+    def backward(
+        self, tape: _Run, d_output: np.ndarray, state_gradients: bool = False
+    ) -> Gradients:
         """Return the gradients, see :meth:`Model.backward`."""
         assert tape.encoder is not None
-        decoder, d_states = self._loop.back(tape.network, d_output)
-        encoder = self.encoder.backward(tape.encoder, None, d_states, input_gradient=False)
-        start = self._start_gradient(tape.start, encoder.initial_state)
-        return self._gradients([encoder.parameter_vector, decoder, *start], encoder.initial_state)
+        decoder, d_states, every = self._loop.back(tape.network, d_output, state_gradients)
+        encoder = self.encoder.backward(tape.encoder, None, d_states, False, state_gradients)
+        if every is not None:
+            every = (*encoder.states, *every)
+        vectors = [encoder.parameter_vector, decoder]
+        vectors += self._start_gradient(tape.start, encoder.initial_state)
+        return self._gradients(vectors, encoder.initial_state, every)
 
     def _targets(self, data: Sequences) -> tuple[Any, Any, Any, int]:
         return data.y, None, data.sample_weight, 0

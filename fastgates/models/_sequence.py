@@ -219,11 +219,16 @@ class SequenceModel(Model):
         output, _, tape = self.network.forward(x, states, data.lengths, training=training)
         return output, _Step(tape, start)
 
-    def backward(self, tape: _Step, d_output: np.ndarray) -> Gradients:
+    def backward(
+        self, tape: _Step, d_output: np.ndarray, state_gradients: bool = False
+    ) -> Gradients:
         """Return the gradients, see :meth:`Model.backward`."""
-        gradients = self.network.backward(tape.network, d_output, input_gradient=False)
+        gradients = self.network.backward(
+            tape.network, d_output, input_gradient=False, state_gradients=state_gradients
+        )
         start = self._start_gradient(tape.start, gradients.initial_state)
-        return self._gradients([gradients.parameter_vector, *start], gradients.initial_state)
+        vectors = [gradients.parameter_vector, *start]
+        return self._gradients(vectors, gradients.initial_state, gradients.states)
 
     def _targets(self, data: Sequences) -> tuple[Any, Any, Any, int]:
         if not self.per_step:
