@@ -301,6 +301,19 @@ def training():
     assert_close("losses", losses[1], losses[0], 1e-4)
 
 
+def estimators():
+    """An estimator takes the device."""
+    from fastgates.estimators import SequenceRegressor
+
+    x = np.random.default_rng(0).standard_normal((6, 3, 2))
+    y = x.mean(axis=(1, 2))
+    options = {"hidden_size": 3, "max_epochs": 1, "random_state": 0}
+    expected = SequenceRegressor(**options).fit(x, y)
+    found = SequenceRegressor(**options, device="cuda").fit(x, y)
+    assert found.model_.device == "cuda"
+    assert_close("prediction", found.predict(x), expected.predict(x), 1e-4)
+
+
 def device_arrays():
     """An array on the device gives arrays on the device, without a copy of the input."""
     from numba import cuda

@@ -110,6 +110,11 @@ def test_the_training_loop(job):
     job("training")
 
 
+def test_estimators(job):
+    pytest.importorskip("sklearn")
+    job("estimators")
+
+
 def test_arrays_on_the_device(job):
     job("device_arrays")
 

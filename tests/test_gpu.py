@@ -96,7 +96,7 @@ def test_read_outs(activation):
 
 
 @pytest.mark.parametrize(
-    "job", ["windows", "training", "device_arrays", "errors"], ids=lambda name: name
+    "job", ["windows", "training", "estimators", "device_arrays", "errors"], ids=lambda name: name
 )
 def test_jobs_of_the_simulator(job):
     getattr(cuda_jobs, job)()
