@@ -701,10 +701,9 @@ class Recurrent(Module):
         if self._device != "cpu":
             if state_gradients:
                 raise ValueError(NO_STATE_GRADIENTS.format(self._device))
-            gradients = self._cuda().backward(tape, d_output, d_final_state, input_gradient)
-            if not initial_gradient:
-                gradients.initial_state = None
-            return gradients
+            return self._cuda().backward(
+                tape, d_output, d_final_state, input_gradient, initial_gradient
+            )
         if not isinstance(tape, Tape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:

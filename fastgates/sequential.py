@@ -410,7 +410,9 @@ class Sequential(Module):
         if self._device != "cpu":
             if state_gradients:
                 raise ValueError(NO_STATE_GRADIENTS.format(self._device))
-            return self._cuda().backward(tape, d_output, d_final_state, input_gradient)
+            return self._cuda().backward(
+                tape, d_output, d_final_state, input_gradient, initial_gradient
+            )
         if not isinstance(tape, SequentialTape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:

@@ -246,6 +246,10 @@ def model(return_sequences, lengths, activation):
     for a, e in zip(gradients.initial_state, wanted.initial_state, strict=True):
         for one, other in zip(helpers.parts(a), helpers.parts(e), strict=True):
             assert_close("d_initial_state", one, other, TOLERANCE, floor=1.0)
+    tape_2 = twin.forward(x, **data)[2]
+    some = twin.backward(tape_2, d_output, d_states, False, initial_gradient=False)
+    assert some.input is None and some.initial_state is None
+    same("gradients without the others", some.parameter_vector, gradients.parameter_vector)
     # After a step of an optimiser the device sees the new parameters.
     for each, gradient in ((network, wanted), (twin, gradients)):
         fg.SGD([each], lr=0.1).step([gradient])

@@ -318,6 +318,7 @@ class SequentialPasses:
         d_output: Any,
         d_final_state: Sequence[Any] | None,
         input_gradient: bool,
+        initial_gradient: bool,
     ) -> Gradients:
         """See ``Sequential.backward``."""
         module = self.module
@@ -354,7 +355,8 @@ class SequentialPasses:
                         add_to_top(d_state, d_x, first, stream)
                     d_x = None
                 d_x, d_start, by_slot = passes.differentiate(step, d_x, d_state, wanted)
-                d_initial.append(passes.states_out(caller, d_start))
+                if initial_gradient:
+                    d_initial.append(passes.states_out(caller, d_start))
                 vectors.append(passes.download(by_slot, stream))
             elif isinstance(passes, DensePasses):
                 if d_x is None:
@@ -366,4 +368,5 @@ class SequentialPasses:
                 d_x = passes.gradient(caller, d_x)
         vector = np.concatenate(vectors[::-1])
         d_input = caller.give(d_x) if d_x is not None and input_gradient else None
-        return Gradients(d_input, tuple(d_initial[::-1]), vector, module._shapes)
+        start = tuple(d_initial[::-1]) if initial_gradient else None
+        return Gradients(d_input, start, vector, module._shapes)

@@ -661,7 +661,12 @@ class LayerPasses:
     # -- Backward ---------------------------------------------------------------------------------
 
     def backward(
-        self, tape: Any, d_output: Any, d_final_state: Any, input_gradient: bool
+        self,
+        tape: Any,
+        d_output: Any,
+        d_final_state: Any,
+        input_gradient: bool,
+        initial_gradient: bool,
     ) -> Gradients:
         """Back-propagate; see ``Recurrent.backward``."""
         layer = self.layer
@@ -676,7 +681,8 @@ class LayerPasses:
         d_x, d_initial, by_slot = self.differentiate(tape, d_x, d_final, input_gradient)
         vector = self.download(by_slot, caller.stream)
         d_input = None if d_x is None else caller.give(d_x)
-        return Gradients(d_input, self.states_out(caller, d_initial), vector, layer._shapes)
+        d_start = self.states_out(caller, d_initial) if initial_gradient else None
+        return Gradients(d_input, d_start, vector, layer._shapes)
 
     def check(self, tape: Any) -> None:
         """Check that a tape is this layer's and can be used, as on the CPU."""
