@@ -83,7 +83,7 @@ def test_blocks_that_share_the_units(job, case):
 
 def test_blocks_that_share_the_units_of_several_tiles(job):
     """More sequences than all blocks take at once."""
-    options = SIZES | {"batch": 9, "time": 3, "bidirectional": True}
+    options = SIZES | {"batch": 6, "time": 2}
     job("shared_units", case="lstm", units=2, processors=2, **options)
 
 
