@@ -20,6 +20,7 @@ from fastgates.commands import (
     demo,
     depth,
     evaluate,
+    export,
     fit,
     info,
     inspect,
@@ -30,7 +31,7 @@ from fastgates.commands._shared import fail, with_configuration
 
 __all__ = ["main"]
 
-_COMMANDS = (fit, predict, evaluate, convert, inspect, info, bench, demo, depth, warmup)
+_COMMANDS = (fit, predict, evaluate, convert, export, inspect, info, bench, demo, depth, warmup)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -298,7 +298,7 @@ def forward(handle: JitHandle, x: np.ndarray, state: np.ndarray, out: np.ndarray
 
 
 @intrinsic
-def _call(typingctx, handle, x, state, out, sizes):  # type: ignore[no-untyped-def]
+def _call_run(typingctx, handle, x, state, out, sizes):  # type: ignore[no-untyped-def]
     """Call the interpreter of programs and return its status.
 
     It takes the arrays whole, since code that takes them apart would count references to them.
@@ -325,6 +325,9 @@ def _call(typingctx, handle, x, state, out, sizes):  # type: ignore[no-untyped-d
         return call_address(builder, at, arguments)
 
     return types.int64(handle, x, state, out, sizes), codegen
+
+
+_call: Any = _call_run  # as the type checker does not know what is compiled
 
 
 @register_jitable

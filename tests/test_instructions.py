@@ -71,6 +71,14 @@ def test_passes(case, which):
     check(f"{case} {which}", code_of(kernel))
 
 
+def test_steps(case):
+    """A step of one sequence: its products are a row of numbers by vectors, in registers too."""
+    case.build(3, 5, seed=0).stream()
+    name = f"step_{case.registered}"
+    (kernel,) = (k for n, k in _jit.kernels().items() if n.rsplit(".")[-1] == name)
+    check(name, code_of(kernel))
+
+
 def test_kernels_of_all_cells():
     """Weight gradients and whatever else is called from Python."""
     import fastgates as fg

@@ -13,8 +13,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "export",
         help="write a saved model as C source",
-        description="Write a saved model as C99: NAME.h and NAME.c without malloc, globals or libm, "
-        "a test that compares with fastgates, and a Makefile.",
+        description="Write a saved model as C99: NAME.h and NAME.c without malloc, globals or "
+        "libm, a test that compares with fastgates, and a Makefile.",
     )
     parser.add_argument("model", metavar="MODEL.safetensors")
     parser.add_argument("--to", choices=["c"], default="c", help="default: %(default)s")
@@ -37,9 +37,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from fastgates._parameters import Module
     from fastgates.commands._shared import fail
 
-    loaded = files.load(arguments.model)
-    model = loaded if isinstance(loaded, Module) else _deployed(loaded)
+    model = files.load(arguments.model)
+    if not isinstance(model, Module) and hasattr(model, "to_sequential"):
+        model = model.to_sequential()
     try:
+        if not isinstance(model, Module):
+            raise TypeError(f"{arguments.model}: {type(model).__name__} has no to_sequential")
         source = model.to_c(arguments.name, scalar=arguments.scalar)
     except (ValueError, TypeError) as error:
         return fail(error, 2)
@@ -49,8 +52,3 @@ def _run(arguments: argparse.Namespace) -> int:
     if sys.stdout.isatty():
         print(f"Next: make -C {arguments.out} test")
     return 0
-
-
-def _deployed(loaded: object) -> object:
-    """Return the model behind an estimator or a forecaster."""
-    return loaded.to_sequential()

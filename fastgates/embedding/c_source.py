@@ -18,7 +18,7 @@ from ..dense import Dense
 from ..layers import Recurrent
 from ..sequential import Scaling
 from .c_trace import Functions, Value, identifier, literal, named, statements
-from .program import flat_modules, program_of
+from .program import deployed, flat_modules, program_of
 from .streaming import Stream
 
 __all__ = ["CSource", "SizeReport", "to_c"]
@@ -90,7 +90,7 @@ def to_c(model: Module, name: str = "model", *, scalar: bool = False) -> CSource
     """Return a model as C99, see ``model.to_c``."""
     if identifier(name) != name or not name.isascii():
         raise ValueError(f"name must be an identifier of C, got {name!r}")
-    return _Writer(model, name, 1 if scalar else _PAD).write()
+    return _Writer(deployed(model), name, 1 if scalar else _PAD).write()
 
 
 _HEADER = """\
@@ -427,8 +427,9 @@ class _Writer:
     def _layer(self, place: int, module: Recurrent, index: int, source: str) -> str:
         """Write one of the stacked layers; return where its output is."""
         cell, direction, hidden = module.cell, module._directions[index], module.hidden_size
-        values, n_gates = module._values(), len(module.cell.gates)
-        weight_ih, weight_hh, bias_ih, bias_hh = module._weights(values, direction)
+        n_gates, parameters, suffix = len(cell.gates), module.parameters, module._suffix(direction)
+        weight_ih, weight_hh = parameters[f"weight_ih_{suffix}"], parameters[f"weight_hh_{suffix}"]
+        bias_ih, bias_hh = (parameters.get(f"bias_{of}_{suffix}") for of in ("ih", "hh"))
         prefix = f"m{place}_l{index}"
         self._steps.append(f"/* {module!r}, layer {index} */".replace("*/ */", "*/"))
 
@@ -459,7 +460,7 @@ class _Writer:
             self._member(f"{prefix}_{identifier(name)}", width, reset=True) for name in cell.states
         ]
         constant = "0"
-        peepholes = module._peepholes(values, direction)
+        peepholes = module._peepholes(direction)
         if cell.unit_weights:
             padded = np.zeros((len(cell.unit_weights), hidden), np.float32)
             if peepholes is not None:
@@ -473,8 +474,8 @@ class _Writer:
         for stage, (first, count) in enumerate(cell.stages):
             order = [cell.recurrent_slots.index(slot) for slot in range(first, first + count)]
             part = by_gate(weight_hh)[order]
-            suffix = "" if len(cell.stages) == 1 else f"_{stage + 1}"
-            panel = self._constant(f"{prefix}_weight_hh{suffix}", self._panel(self._padded(part)))
+            number = "" if len(cell.stages) == 1 else f"_{stage + 1}"
+            panel = self._constant(f"{prefix}_weight_hh{number}", self._panel(self._padded(part)))
             sums = f"state->slots + {first * width}"
             self._product(
                 panel, "state->source" if stage else states[0], hidden, count * width, sums
@@ -525,11 +526,16 @@ class _Writer:
                 if value is not slots[place]
             ]
             names = {id(v): s for v, s in zip(activated, cell.slots, strict=False)}
-            text, n = self._loop(
-                first_name, [*parameters, "float *source"], loads, results, names, "first_step"
-            )
+            text, n = self._loop(first_name, [*parameters, "float *source"], loads, results, names)
             texts.append(text)
             calls += n
+            # Where the second function finds what the first one left.
+            left = [
+                before if after is before else Value("name", identifier(slot))
+                for before, after, slot in zip(slots, activated, cell.slots, strict=False)
+            ]
+            loads[: len(left)] = [(v, t) for v, (_, t) in zip(left, loads, strict=False)]
+            slots = (*left, *slots[len(left) :])
         new_states, saved = self._functions.run(cell.equations, slots, states, given)
         results = [
             (f"store({at} + k, {{}});", value)
@@ -537,7 +543,7 @@ class _Writer:
         ]
         names = {id(v): s for v, s in zip(saved, cell.slots, strict=True) if v not in slots}
         names |= {id(v): f"new_{s}" for v, s in zip(new_states, cell.states, strict=True)}
-        text, n = self._loop(name, parameters, loads, results, names, "step")
+        text, n = self._loop(name, parameters, loads, results, names)
         texts.append(text)
         self._calls[name] = calls + n
         self._units[key] = (first_name, name)
@@ -551,7 +557,6 @@ class _Writer:
         loads: Sequence[tuple[Value, str]],
         results: Sequence[tuple[str, Any]],
         names: dict[int, str],
-        what: str,
     ) -> tuple[str, int]:
         """Write a function that applies equations to all units; count the functions it calls."""
         body = statements(results, names)

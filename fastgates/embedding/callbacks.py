@@ -49,7 +49,7 @@ class _Block:
             "row": program.row,
             "output_size": program.output_size,
         }
-        self._kept = (program, more)
+        self._kept: tuple[Any, ...] = (program, more)
         for name, value in more.items():
             fields[name] = address(value) if isinstance(value, np.ndarray) else value
         self.numbers = np.array([fields.get(name, 0) for name in callbacks.BLOCK], np.int64)
@@ -181,7 +181,11 @@ class CFunction:
         from scipy import LowLevelCallable
 
         program = self._open()
-        if not isinstance(output, int) or not 0 <= output < program.output_size:
+        if (
+            not isinstance(output, int)
+            or isinstance(output, bool)
+            or not 0 <= output < program.output_size
+        ):
             raise ValueError(
                 f"output must be from 0 to {program.output_size - 1} "
                 f"(output_size={program.output_size}), got {output!r}"

@@ -24,7 +24,7 @@ from ..engine.pack import n_blocks_of, pack_affine
 from ..layers import Recurrent
 from ..sequential import Scaling, Sequential
 
-__all__ = ["LayerPlace", "Program", "flat_modules", "program_of"]
+__all__ = ["LayerPlace", "Program", "deployed", "flat_modules", "program_of"]
 
 _LINE = 16  # floats of a cache line
 _PACKED = ("settings", "bias", "unit_constant", "input_panel", "panel", "panel_2")
@@ -188,6 +188,11 @@ def _rebuild(stamp: int, lanes: int, numbers: np.ndarray, weights: np.ndarray, *
     return Program(rebound(numbers, rest[-1]), weights, *rest)
 
 
+def deployed(model: Any) -> Any:
+    """Return a model as it is deployed: what models that are trained make of themselves."""
+    return model.to_sequential() if hasattr(model, "to_sequential") else model
+
+
 def flat_modules(model: Module) -> tuple[Any, ...]:
     """Return the modules of a model in order: layers, dense layers, scalings.
 
@@ -233,6 +238,7 @@ def program_of(model: Module) -> Program:
     TypeError, ValueError
         See :func:`flat_modules`.
     """
+    model = deployed(model)
     modules = flat_modules(model)
     versions = tuple(module._version for module in modules)
     known = model._program

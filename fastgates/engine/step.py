@@ -63,9 +63,11 @@ __all__ = [
     "dense_address",
     "prepare",
     "quick_call",
+    "quick_step",
     "run",
     "run_address",
     "run_again",
+    "run_once",
     "scaling_address",
     "table",
 ]
@@ -545,12 +547,17 @@ def _step_kernel(cell: Cell) -> Any:
 _N_MODULE_ARGUMENTS = 11
 
 
+def _compiled(compiled_kernel: Any, *arguments: Any) -> Any:
+    """Compile or load a kernel for arguments of these types, and return Numba's result."""
+    (stamp,) = compiled_kernel.py_func.__defaults__
+    compiled_kernel.compile((*arguments, types.Omitted(stamp)))
+    (compiled,) = compiled_kernel.overloads.values()
+    return compiled
+
+
 def address_of(compiled_kernel: Any, n_arguments: int) -> int:
     """Return the address of a kernel of int64 arguments, compiled or loaded now."""
-    (stamp,) = compiled_kernel.py_func.__defaults__
-    signature = (types.int64,) * n_arguments + (types.Omitted(stamp),)
-    compiled_kernel.compile(signature)
-    (compiled,) = compiled_kernel.overloads.values()
+    compiled = _compiled(compiled_kernel, *[types.int64] * n_arguments)
     return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
 
 
@@ -573,10 +580,19 @@ def quick_call() -> Any:
     It is what Numba's dispatcher calls after it has looked at the types, which takes as long as a
     step of a small network.
     """
+    return _entry(run_again, types.int64)
+
+
+@lru_cache(maxsize=1)
+def quick_step() -> Any:
+    """Return :func:`run_once` in the same way; nothing but its callers checks what it is given."""
+    vector = types.Array(types.float32, 1, "A")
+    return _entry(run_once, types.int64, vector, vector)
+
+
+def _entry(compiled_kernel: Any, *arguments: Any) -> Any:
     prepare()
-    address_of(run_again, 1)
-    (compiled,) = run_again.overloads.values()
-    return compiled.entry_point
+    return _compiled(compiled_kernel, *arguments).entry_point
 
 
 @cache
@@ -706,8 +722,25 @@ ARGUMENTS = (
 
 
 @kernel
+def run_once(arguments, x, out, stamp=STAMP):
+    """Call :func:`run` for one row and step from `x` to `out`: from Python, the quickest way.
+
+    Returns
+    -------
+    int
+        0, or -1 where nothing was done, since an array (float32, one axis) is not contiguous.
+    """
+    if x.strides[0] != 4 or out.strides[0] != 4:
+        return INT0 - 1
+    n = int_pointer(arguments)
+    first = (n[0], n[1], n[2], n[3], x.ctypes.data, n[5], n[6], n[7], n[8], n[9])
+    second = (out.ctypes.data, n[11], n[12], n[13], INT0 + 1, INT0 + 1)
+    return call_kernel(table()[RUN_AT], (*first, *second))
+
+
+@kernel
 def run_again(arguments, stamp=STAMP):
-    """Call :func:`run` with the int64 arguments at this address: from Python, the quickest way."""
+    """Call :func:`run` with the int64 arguments at this address."""
     n = int_pointer(arguments)
     first, second = (n[0], n[1], n[2], n[3], n[4], n[5]), (n[6], n[7], n[8], n[9], n[10], n[11])
     return call_kernel(table()[RUN_AT], (*first, *second, n[12], n[13], n[14], n[15]))
