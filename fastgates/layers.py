@@ -29,6 +29,8 @@ from .engine.call import address, aligned_empty
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SimplifiedGRU", "Tape"]
 
+_CPU_ONLY = "{} needs device='cpu', got 'cuda': call to('cpu') first"
+
 #: What every layer takes by name.
 COMMON_OPTIONS = ("bias", "dropout", "variational", "bidirectional", "seed", "reverse")
 
@@ -583,6 +585,8 @@ class Recurrent(Module):
 
         The tape must be unused, without segments, of at least one step.
         """
+        if self._device != "cpu":
+            raise ValueError(_CPU_ONLY.format("what looks into a tape"))
         found = []
         for direction, saved in zip(self._directions, tape.saved, strict=True):
             assert saved is not None and saved.kept
@@ -702,10 +706,9 @@ class Recurrent(Module):
         if self._device != "cpu":
             if state_gradients:
                 raise ValueError(NO_STATE_GRADIENTS.format(self._device))
-            gradients = self._cuda().backward(tape, d_output, d_final_state, input_gradient)
-            if not initial_gradient:
-                gradients.initial_state = None
-            return gradients
+            return self._cuda().backward(
+                tape, d_output, d_final_state, input_gradient, initial_gradient
+            )
         if not isinstance(tape, Tape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:

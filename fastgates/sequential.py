@@ -175,6 +175,10 @@ class Sequential(Module):
         )
         self._vector[:] = np.concatenate([m.parameter_vector for _, m in self._trainable()])
         self._adopt()
+        for module in modules:
+            if module.device != "cpu":  # then the whole model goes there
+                self.to(module.device)
+                break
 
     def _followers(self) -> tuple[Any, ...]:
         return self.modules
@@ -410,7 +414,9 @@ class Sequential(Module):
         if self._device != "cpu":
             if state_gradients:
                 raise ValueError(NO_STATE_GRADIENTS.format(self._device))
-            return self._cuda().backward(tape, d_output, d_final_state, input_gradient)
+            return self._cuda().backward(
+                tape, d_output, d_final_state, input_gradient, initial_gradient
+            )
         if not isinstance(tape, SequentialTape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:
