@@ -486,6 +486,7 @@ class Recurrent(Module):
             keep=True,
             training=training,
             segment=segment,
+            copy=copy,
         )
         assert tape is not None
         return output, final, tape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -188,9 +188,6 @@ class Model(Module):
 
     def _networks(self) -> dict[str, Sequential]:
         return {name: part for name, part in self._parts.items() if isinstance(part, Sequential)}
-
-    def _followers(self) -> Iterable[Module]:
-        return self._networks().values()
 
     @property
     def recurrent(self) -> tuple[Recurrent, ...]:
