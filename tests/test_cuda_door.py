@@ -37,6 +37,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
     assert layer.device == "cpu"
 
 
+@pytest.mark.parity
 @pytest.mark.skipif(fg.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_error_says_so():
     pytest.importorskip("numba_cuda")

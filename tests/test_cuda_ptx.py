@@ -8,6 +8,7 @@ import re
 import pytest
 
 pytest.importorskip("numba_cuda", reason="the extra ptx brings numba-cuda")
+pytestmark = pytest.mark.parity
 
 import ptx
 from ptx import ARCHITECTURES, BACKWARD, FLAT, FORWARD, INT, ROWS, compile_kernel
