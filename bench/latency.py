@@ -234,8 +234,8 @@ def measure(seconds: float, sizes: tuple[int, ...], options: argparse.Namespace)
                 end, rounds = time.perf_counter() + seconds, 0
                 while rounds == 0 or time.perf_counter() < end:
                     for way, (steps, turn) in turns.items():
-                        if rounds % 20 and best[way] * steps > 2e6:
-                            continue  # what takes milliseconds has a turn now and then
+                        if rounds % 20 and best[way] * steps > 1e7:
+                            continue  # what takes long has a turn now and then
                         began = time.perf_counter()
                         turn()
                         best[way] = min(best[way], (time.perf_counter() - began) / steps * 1e9)
