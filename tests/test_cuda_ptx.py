@@ -8,7 +8,6 @@ import re
 import pytest
 
 pytest.importorskip("numba_cuda", reason="the extra ptx brings numba-cuda")
-pytestmark = pytest.mark.parity
 
 import ptx
 from ptx import ARCHITECTURES, BACKWARD, FLAT, FORWARD, INT, ROWS, compile_kernel
@@ -17,6 +16,8 @@ from fastgates import cells
 from fastgates.cuda import _elementwise, _products
 from fastgates.cuda._kernels import backward_kernel, forward_kernel
 from fastgates.cuda._plans import plan_pass
+
+pytestmark = pytest.mark.parity
 
 # The largest that one block has alone, each kind of cell; and sizes that several blocks share.
 ALONE = [("lstm", 128, 1), ("lstm", 128, 512), ("gru", 128, 1), ("gru_reset_after", 64, 132)]
