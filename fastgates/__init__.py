@@ -30,6 +30,7 @@ finally:
 # What takes long to import, or needs optional packages, is imported when it is first asked for:
 # each name, and the submodule that has it. A submodule itself has None.
 _LAZY: dict[str, str | None] = {
+    "cuda": None,
     "EncoderDecoder": "models",
     "FreeRunModel": "models",
     "SequenceClassifier": "estimators",

@@ -114,8 +114,15 @@ class Dense(Module):
             return self._cuda().call(x)
         return self._map(real_array("x", x, self._shape_of_x()))
 
-    def forward(self, x: Any) -> tuple[np.ndarray, DenseTape]:
+    def forward(self, x: Any, copy: bool = True) -> tuple[np.ndarray, DenseTape]:
         """Return the map of `x` and the tape that :meth:`backward` needs.
+
+        Parameters
+        ----------
+        x : array_like, shape (..., input_size)
+        copy : bool
+            Whether the tape keeps a copy of `x`. Without, contiguous float32 arrays must not change
+            before :meth:`backward`.
 
         Returns
         -------
@@ -125,7 +132,7 @@ class Dense(Module):
         """
         if self._device != "cpu":
             return self._cuda().forward(x)
-        x = real_array("x", x, self._shape_of_x(), copy=True)
+        x = real_array("x", x, self._shape_of_x(), copy=copy)
         y = self._map(x)
         y.flags.writeable = False
         return y, DenseTape(self, self._version, x, y)

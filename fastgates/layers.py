@@ -29,6 +29,8 @@ from .engine.call import address, aligned_empty
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SimplifiedGRU", "Tape"]
 
+_CPU_ONLY = "{} needs device='cpu', got 'cuda': call to('cpu') first"
+
 #: What every layer takes by name.
 COMMON_OPTIONS = ("bias", "dropout", "variational", "bidirectional", "seed", "reverse")
 
@@ -441,6 +443,7 @@ class Recurrent(Module):
         resets: Any = None,
         training: bool = False,
         segment: int | None = None,
+        copy: bool = True,
     ) -> tuple[np.ndarray, State, Tape]:
         """Run the layer over sequences, keeping what :meth:`backward` needs.
 
@@ -456,6 +459,9 @@ class Recurrent(Module):
             inputs and outputs of the layers, the memory is that of ``time / segment`` states and of
             one segment, least for a segment of about the root of time; a training step takes about
             the time of one forward pass more. By default everything is kept.
+        copy : bool
+            Whether the tape keeps a copy of `x`. Without, contiguous float32 arrays must not change
+            before :meth:`backward`.
 
         Returns
         -------
@@ -480,6 +486,7 @@ class Recurrent(Module):
             keep=True,
             training=training,
             segment=segment,
+            copy=copy,
         )
         assert tape is not None
         return output, final, tape
@@ -494,9 +501,10 @@ class Recurrent(Module):
         training: bool = False,
         segment: int | None = None,
         carried: list[np.ndarray] | None = None,
+        copy: bool = True,
     ) -> tuple[np.ndarray, State, Tape | None]:
         # A tape must not change with the caller's arrays, so with one they are copied.
-        current = self._input(x, copy=keep)
+        current = self._input(x, copy=keep and copy)
         batch = self._batch(current, lengths, resets)
         initial = self._states_in("initial_state", initial_state, batch.size)
         tape = Tape(self, self._version, batch, initial, [], [], [], []) if keep else None
@@ -578,6 +586,8 @@ class Recurrent(Module):
 
         The tape must be unused, without segments, of at least one step.
         """
+        if self._device != "cpu":
+            raise ValueError(_CPU_ONLY.format("what looks into a tape"))
         found = []
         for direction, saved in zip(self._directions, tape.saved, strict=True):
             assert saved is not None and saved.kept
@@ -697,10 +707,9 @@ class Recurrent(Module):
         if self._device != "cpu":
             if state_gradients:
                 raise ValueError(NO_STATE_GRADIENTS.format(self._device))
-            gradients = self._cuda().backward(tape, d_output, d_final_state, input_gradient)
-            if not initial_gradient:
-                gradients.initial_state = None
-            return gradients
+            return self._cuda().backward(
+                tape, d_output, d_final_state, input_gradient, initial_gradient
+            )
         if not isinstance(tape, Tape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:
@@ -733,8 +742,8 @@ class Recurrent(Module):
         if batch.size == 0 or batch.time == 0:
             vector[:] = 0
             d_input = np.zeros_like(tape.inputs[0]) if input_gradient else None
-            d_initial = np.zeros(states, np.float32) if d_final is None else d_final
-            start = self._states_out(d_initial) if initial_gradient else None
+            d_final = np.zeros(states, FLOAT32) if d_final is None else d_final
+            start = self._states_out(d_final) if initial_gradient else None
             return Gradients(d_input, start, vector, self._shapes, every)
         d_initial = np.empty(states, FLOAT32) if initial_gradient else None
         prepared = self._prepared_backward()

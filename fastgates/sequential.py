@@ -175,6 +175,10 @@ class Sequential(Module):
         )
         self._vector[:] = np.concatenate([m.parameter_vector for _, m in self._trainable()])
         self._adopt()
+        for module in modules:
+            if module.device != "cpu":  # then the whole model goes there
+                self.to(module.device)
+                break
 
     def _followers(self) -> tuple[Any, ...]:
         return self.modules
@@ -322,6 +326,7 @@ class Sequential(Module):
         resets: Any = None,
         training: bool = False,
         segment: int | None = None,
+        copy: bool = True,
     ) -> tuple[np.ndarray, tuple[State, ...], SequentialTape]:
         """Run all modules, keeping what :meth:`backward` needs.
 
@@ -329,7 +334,7 @@ class Sequential(Module):
         ----------
         x, initial_state, lengths, resets
             As in a call.
-        training, segment
+        training, segment, copy
             As for a recurrent layer.
 
         Returns
@@ -346,13 +351,16 @@ class Sequential(Module):
         tapes: list[Any] = []
         for place, module in enumerate(self.modules):
             tape: Any = None
+            copy = copy and place == 0  # what the modules make themselves does not change
             if isinstance(module, Recurrent):
-                x, state, tape = module.forward(x, next(states), lengths, resets, training, segment)
+                x, state, tape = module.forward(
+                    x, next(states), lengths, resets, training, segment, copy
+                )
                 final.append(state)
                 if place == self._last_recurrent and not self.return_sequences:
                     x = _last_outputs(module, state)
             elif isinstance(module, Dense):
-                x, tape = module.forward(x)
+                x, tape = module.forward(x, copy)
             else:
                 x = module(x)
             tapes.append(tape)
@@ -406,7 +414,9 @@ class Sequential(Module):
         if self._device != "cpu":
             if state_gradients:
                 raise ValueError(NO_STATE_GRADIENTS.format(self._device))
-            return self._cuda().backward(tape, d_output, d_final_state, input_gradient)
+            return self._cuda().backward(
+                tape, d_output, d_final_state, input_gradient, initial_gradient
+            )
         if not isinstance(tape, SequentialTape):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:

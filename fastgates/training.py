@@ -242,6 +242,8 @@ class Trainer:
         A file that is replaced, whole or not at all, at intervals and at the end.
     checkpoint_epochs, checkpoint_steps : int, optional
         After every so many epochs, or steps in all.
+    device : {"cpu", "cuda"}, optional
+        Where the model's networks run from now on; by default where they are.
     fit_scaling : bool
         Whether the scaling of a new model is learned from the training data.
 
@@ -286,13 +288,14 @@ class Trainer:
         checkpoint_epochs: int | None = 1,
         checkpoint_steps: int | None = None,
         fit_scaling: bool = True,
+        device: str | None = None,
     ) -> None:
         if not isinstance(model, Model):
             raise TypeError(
                 "model must be a SequenceModel, FreeRunModel or EncoderDecoder, "
                 f"got {type(model).__name__}"
             )
-        self.model = model
+        self.model = model if device is None else model.to(device)
         if isinstance(optimizer, Optimizer):
             if tuple(optimizer._modules) != (model,):
                 raise ValueError("optimizer must be one of this model: Adam([model])")

@@ -8,6 +8,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +36,7 @@ BACKWARD = (
     ROWS,
     STATES,
     STATES,
+    ROWS,
     LENGTHS,
     RESETS,
     *[INT] * 9,
@@ -78,20 +80,27 @@ class Compiled:
             assert self.stack == 0 and self.spills == 0, f"{self.stack} bytes of stack"
 
 
-def compile_kernel(kernel, signature, architecture, threads=None, registers=None):
-    """Compile a kernel of the backend for an architecture."""
-    from numba import cuda
+@contextmanager
+def current_device(architecture):
+    """Device functions are compiled for the current device, of which there is none."""
     from numba.cuda import dispatcher
 
-    # Device functions are compiled for the current device, of which there is none.
     before = dispatcher.get_current_device
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=architecture)
     try:
+        yield
+    finally:
+        dispatcher.get_current_device = before
+
+
+def compile_kernel(kernel, signature, architecture, registers=None):
+    """Compile a kernel of the backend for an architecture."""
+    from numba import cuda
+
+    with current_device(architecture):
         ptx, _ = cuda.compile(
             kernel.py_func, signature, device=False, abi="numba", cc=architecture, output="ptx"
         )
-    finally:
-        dispatcher.get_current_device = before
     compiled = Compiled(ptx)
     tool = ptxas()
     if tool is not None:
@@ -111,3 +120,17 @@ def compile_kernel(kernel, signature, architecture, threads=None, registers=None
         found = re.search(r"(\d+) bytes smem", said)
         compiled.shared = int(found.group(1)) if found else 0
     return compiled
+
+
+def link(kernel, signature, architecture, registers):
+    """Link a kernel with CUDA's run-time library for devices; the machine code."""
+    from numba.cuda import compiler
+
+    with current_device(architecture):
+        library, _ = compiler._compile_pyfunc_with_fixup(
+            kernel.py_func, signature, device=False, abi="numba", cc=architecture
+        )
+    assert library.use_cooperative  # so that Numba starts all blocks at the same time
+    library.needs_cudadevrt = True
+    library._max_registers = registers
+    return library.get_cubin(cc=architecture)

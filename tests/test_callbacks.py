@@ -51,6 +51,7 @@ def test_ctypes(model, x):
     assert fg.GRU(1, 1, seed=0).cfunc().address == step.address
 
 
+@pytest.mark.parity
 def test_cffi(model, x):
     cffi = pytest.importorskip("cffi")
     ffi, step = cffi.FFI(), model.cfunc()

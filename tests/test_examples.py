@@ -31,7 +31,13 @@ def test_all_are_here():
     assert SCRIPTS == ["heat_demand", "japanese_vowels", "sunspots", "two_tanks"]
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.parity if name == "japanese_vowels" else ())
+        for name in SCRIPTS
+    ],
+)
 def test_quick(example, name, capsys):
     if name == "japanese_vowels" and example_data_is_missing():
         pytest.skip("aeon is not installed")

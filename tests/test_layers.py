@@ -886,3 +886,15 @@ def test_tape_cannot_be_copied(copied):
         copied(tape)
     with pytest.raises(TypeError, match="copied or pickled"):
         copy.deepcopy((layer, tape))
+
+
+def test_a_tape_without_a_copy_keeps_the_array_itself():
+    layer = fg.GRU(3, 4, seed=0)
+    x = np.ones((2, 5, 3), np.float32)
+    output, _, copied = layer.forward(x)
+    again, _, kept = layer.forward(x, copy=False)
+    assert np.shares_memory(kept.inputs[0], x) and not np.shares_memory(copied.inputs[0], x)
+    assert_same_gradients("gradients", layer.backward(kept, again), layer.backward(copied, output))
+    model = fg.Sequential(fg.Dense(3, 3, seed=1), fg.GRU(3, 4, seed=0))
+    _, _, tape = model.forward(x, copy=False)
+    assert np.shares_memory(tape.steps[0].x, x)

@@ -89,7 +89,7 @@ class Fastgates:
         x, d_output = data.x, data.d_output
 
         def train() -> Any:
-            _, _, tape = layer.forward(x, training=True)
+            _, _, tape = layer.forward(x, training=True, copy=False)
             return layer.backward(tape, d_output, input_gradient=False, initial_gradient=False)
 
         return Built(

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from .._checks import Axis, check_shape, real_array
-from ._device import SIMULATED, cuda
+from ._device import SIMULATED, cuda, default_stream
 
-__all__ = ["Caller", "Memory", "is_device_array"]
+__all__ = ["Caller", "Memory", "is_device_array", "stream_number", "without_stream"]
 
 _CUDA_DEVICES = (2, 13)  # kDLCUDA and kDLCUDAManaged
 
@@ -44,6 +44,16 @@ class _View:
     def __init__(self, interface: dict[str, Any], owner: Any) -> None:
         self.__cuda_array_interface__ = interface
         self.owner = owner
+
+
+def without_stream(array: Any) -> Any:
+    """Return a view of a device array that names no stream, for whom works on the same one.
+
+    A library that is told a stream waits for all that was started on it.
+    """
+    if SIMULATED:
+        return array
+    return _View(dict(array.__cuda_array_interface__, stream=None), array)
 
 
 def _from_dlpack(value: Any) -> _View:
@@ -76,12 +86,21 @@ class Caller:
     def __init__(self, like: Any) -> None:
         self.on_device = is_device_array(like)
         self.library = _library(like) if self.on_device else "numpy"
+        self._place: Any = None  # PyTorch's word for the device
+        if self.library == "torch":
+            self._place = like.device
+            current = 0 if SIMULATED else cuda.get_current_device().id
+            if like.device.index != current:
+                raise ValueError(
+                    f"x must be on the current device cuda:{current}, got {like.device}: choose it "
+                    "by numba.cuda.select_device before the first use"
+                )
         self.stream = self._stream_of(like)
 
     def _stream_of(self, like: Any) -> Any:
         pointer = 0
         if not self.on_device or SIMULATED:
-            return cuda.default_stream()
+            return default_stream()
         if self.library == "torch":
             torch = sys.modules["torch"]
             pointer = torch.cuda.current_stream(like.device).cuda_stream
@@ -92,7 +111,7 @@ class Caller:
         # 0, 1 and 2 name default streams, of which the first two are the same one.
         if pointer == 2:
             return cuda.per_thread_default_stream()
-        return cuda.external_stream(pointer) if pointer > 2 else cuda.default_stream()
+        return cuda.external_stream(pointer) if pointer > 2 else default_stream()
 
     def take(self, name: str, value: Any, shape: Sequence[Axis]) -> Any:
         """Return an array of the caller's on the device, float32, without a copy if it is there.
@@ -135,7 +154,7 @@ class Caller:
         """Return a new device array that can be given to the caller."""
         with _out_of_memory(4 * int(np.prod(shape))):
             if self.library == "torch":
-                made = sys.modules["torch"].empty(shape, device="cuda")
+                made = sys.modules["torch"].empty(shape, device=self._place)
             elif self.library == "cupy":
                 made = sys.modules["cupy"].empty(shape, np.float32)
             else:
@@ -151,9 +170,9 @@ class Caller:
             self.stream.synchronize()
             return host
         if self.library == "torch":
-            return sys.modules["torch"].as_tensor(array, device="cuda")
+            return sys.modules["torch"].as_tensor(array, device=self._place)
         if self.library == "cupy":
-            return sys.modules["cupy"].asarray(array)
+            return sys.modules["cupy"].asarray(without_stream(array))
         return array
 
 
@@ -185,7 +204,7 @@ class Memory:
 
     def take(self, shape: tuple[int, ...], stream: Any, dtype: Any = np.float32) -> Any:
         """Return an array that is nobody's, with any content."""
-        key = (tuple(shape), np.dtype(dtype).str, _number_of(stream))
+        key = (tuple(shape), np.dtype(dtype).str, stream_number(stream))
         for place, (other, array) in enumerate(self._waiting):
             if other == key:
                 del self._waiting[place]
@@ -203,7 +222,7 @@ class Memory:
 
     def give_back(self, array: Any, stream: Any) -> None:
         """Let the next use on the same stream have an array."""
-        key = (tuple(array.shape), np.dtype(array.dtype).str, _number_of(stream))
+        key = (tuple(array.shape), np.dtype(array.dtype).str, stream_number(stream))
         self._waiting.append((key, array))
         del self._waiting[: -self._MOST]
 
@@ -219,6 +238,7 @@ class Memory:
             self.give_back(array, stream)
 
 
-def _number_of(stream: Any) -> int:
+def stream_number(stream: Any) -> int:
+    """Return the driver's number of a stream; 0 is the default one."""
     handle = getattr(stream, "handle", 0)
     return int(getattr(handle, "value", handle) or 0)

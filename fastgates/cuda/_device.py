@@ -6,7 +6,7 @@ become device functions in the same way, and the few SIMD primitives that they a
 ``where_less``, ...) become those of this file, for one float32. So a new cell runs on a GPU without
 a line of its own.
 
-With ``NUMBA_ENABLE_CUDASIM=1`` the same kernels run in Numba's simulator, one Python thread for each
+With ``NUMBA_ENABLE_CUDASIM=1`` the same kernels run in Numba's simulator, a Python thread for each
 CUDA thread. It knows no types, no alignment and no intrinsics: the primitives are NumPy then.
 """
 
@@ -25,8 +25,10 @@ from .._jit import _Helper
 __all__ = [
     "SIMULATED",
     "cuda",
+    "default_stream",
     "device_function",
     "fma",
+    "launch",
     "load4",
     "load_acquire",
     "loader",
@@ -45,6 +47,31 @@ def device_function(function: Callable[..., Any]) -> Any:
     if SIMULATED:
         return function
     return cuda.jit(device=True, forceinline=True)(function)
+
+
+if not SIMULATED:
+    from numba.cuda import dispatcher as _dispatcher
+
+
+def launch(kernel: Any, grid: Any, threads: int, stream: Any, *arguments: Any) -> None:
+    """Run a kernel on a stream."""
+    if SIMULATED:
+        kernel[grid, threads, stream](*arguments)
+        return
+    # Numba warns of small grids, which here are what there is to do: one block for each sequence.
+    config = _dispatcher.config
+    before, config.CUDA_LOW_OCCUPANCY_WARNINGS = config.CUDA_LOW_OCCUPANCY_WARNINGS, 0
+    try:
+        configured = kernel[grid, threads, stream]
+    finally:
+        config.CUDA_LOW_OCCUPANCY_WARNINGS = before
+    configured(*arguments)
+
+
+def default_stream() -> Any:
+    """Return the default stream."""
+    # Numba's own simulator, where numba-cuda is not installed, does not know that name.
+    return cuda.stream() if SIMULATED else cuda.default_stream()
 
 
 # -- Primitives -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import _vecmath
-from ._device import SIMULATED, cuda, device_function, on_device
+from ._device import SIMULATED, cuda, device_function, launch, on_device
 
 __all__ = [
     "ACTIVATIONS",
@@ -42,7 +42,7 @@ _MOST_BLOCKS = 1 if SIMULATED else 2048
 def _launch(kernel: Any, count: int, stream: Any, *arguments: Any) -> None:
     if count:
         blocks = min(_MOST_BLOCKS, -(-count // _THREADS))
-        kernel[blocks, _THREADS, stream](*arguments)
+        launch(kernel, blocks, _THREADS, stream, *arguments)
 
 
 @lru_cache(maxsize=1)
@@ -214,7 +214,7 @@ def activate_kernel(name: str) -> Any:
 
 def activate(name: str, z: Any, weights: Any, bias: int, stream: Any) -> None:
     """Add a bias, which begins at ``weights[bias]`` or is absent (-1), and apply an activation."""
-    _launch(activate_kernel(name), z.size, stream, z, weights, max(bias, 0), bias >= 0)
+    _launch(activate_kernel(name), z.size, stream, z, weights, max(bias, 0), int(bias >= 0))
     if name == "softmax":
         softmax(z, stream)
 

@@ -191,6 +191,34 @@ def _added(count: int) -> Any:
     return device_function(add)
 
 
+def _given(numbers: int | None, settings: int, hidden: int, at: int) -> Any:
+    """Return a device function that loads what the equations are given of a unit besides."""
+    if numbers is None:
+        return device_function(lambda packed, unit: packed[at + unit])
+    load_numbers, begin = loader(numbers), at + numbers * hidden
+    end = begin + settings
+
+    def load(packed, unit):  # type: ignore[no-untyped-def]
+        return packed[begin:end], load_numbers(packed, at + unit, hidden)
+
+    return device_function(load)
+
+
+def _unit_weights_adder(cell: Any, count: int) -> Any:
+    """Return a device function that adds to the gradients of a unit's weights on its states."""
+    if count == 0:
+        return device_function(lambda d_slots, old, new, array, index, step: None)
+    before, place = _unit_weights_adder(cell, count - 1), count - 1
+    slot, state, after = cell.unit_weights[place]
+
+    def add(d_slots, old, new, array, index, step):  # type: ignore[no-untyped-def]
+        before(d_slots, old, new, array, index, step)
+        value = new[state] if after else old[state]
+        array[index + place * step] = fma(d_slots[slot], value, array[index + place * step])
+
+    return device_function(add)
+
+
 @device_function
 def _restarts(t, row, lengths, resets, flags):  # type: ignore[no-untyped-def]
     """Tell whether the state goes back to the initial one before the step at time `t`.
@@ -287,7 +315,6 @@ def _with_first(count: int) -> Any:
 def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
     """Return the kernel of the forward pass of a cell; `keep` says whether for a tape."""
     n_slots, n_states, two = len(cell.slots), len(cell.states), len(cell.stages) == 2
-    n_others = n_states - 1
     given = equations_of(cell)
     equations = on_device(given.step)
     first_equations = on_device(given.first_step) if two else None
@@ -311,7 +338,8 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
     stash_at, n_shared = n_states * places.roles, plan.shared
     offsets = Packing.offsets(plan, hidden, n_slots)
     block, block_2 = stage.block_weights, stage_2.block_weights
-    weights_2_at, biases_at, constants_at = offsets
+    weights_2_at, biases_at, given_at = offsets
+    load_given = _given(given.numbers, 4 * len(cell.functions), hidden, given_at)
     held = 4 * stage.held * stage.columns
     n_weights = max(1, held + (4 * stage_2.held * stage_2.columns if two else 0))
 
@@ -363,7 +391,7 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
         if not has_role:  # addresses that exist, for what is loaded in vain
             my_row, lane, unit = 0, 0, 0
         biases = load_slots(packed, biases_at + unit, hidden)
-        constant = packed[constants_at + unit]
+        constant = load_given(packed, unit)
         ahead = biases
         for tile in range(tiles):
             row = first_row + tile * rows + my_row
@@ -514,14 +542,15 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
 
 
 @lru_cache(maxsize=256)
-def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
+def backward_kernel(cell: Any, hidden: int, plan: Plan, unit_weights: int = 0) -> Any:
     """Return the kernel of back-propagation through time of a cell.
 
     Beside the gradients of the slots it leaves what the recurrent weights multiplied, for their
     gradients: the old hidden state in ``hiddens`` and, of two stages, what the second one took in
     ``sources``; both, and the gradients, are 0 past the end of a sequence. `d_states` holds the
     gradients of the final states and at the end those of the states before the piece, and
-    `d_initial` collects those of the initial states.
+    `d_initial` collects those of the initial states. `d_units` (B, 1, unit_weights * H) gets the
+    gradients of the units' weights on their own states, of each sequence.
     """
     n_slots, n_states, two = len(cell.slots), len(cell.states), len(cell.stages) == 2
     given = equations_of(cell)
@@ -546,9 +575,14 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
     state_at, roles, kept, clear = places.state, places.roles, places.tile, places.partial
     start_at = n_states * roles
     stash_at, old_at, n_shared = 2 * start_at, 2 * start_at + n_slots * roles, plan.shared
+    units_at = kept - unit_weights * roles
+    add_unit_weights = _unit_weights_adder(cell, unit_weights)
+    if unit_weights and two:
+        raise ValueError(f"weights of units with two stages, as of {cell.name}, need device='cpu'")
     block, block_2 = stage.block_weights, stage_2.block_weights
     # Weights lie in the order of use: on the way back the second stage comes first.
-    after_first, _, constants_at = Packing.offsets(plan, hidden, n_slots)
+    after_first, _, given_at = Packing.offsets(plan, hidden, n_slots)
+    load_given = _given(given.numbers, 4 * len(cell.functions), hidden, given_at)
     weights_at = after_first if two else 0
     held = 4 * stage.held * stage.columns
     n_weights = max(1, held + (4 * stage_2.held * stage_2.columns if two else 0))
@@ -556,8 +590,21 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
 
     @device_function
     def old_state(  # type: ignore[no-untyped-def]
-        output, cells, initial, carried, lengths, resets, direction, carried_direction, column, begin,
-        steps, flags, row, t, unit,
+        output,
+        cells,
+        initial,
+        carried,
+        lengths,
+        resets,
+        direction,
+        carried_direction,
+        column,
+        begin,
+        steps,
+        flags,
+        row,
+        t,
+        unit,
     ):
         """Return the states before the step at time `t`."""
         reverse = (flags & REVERSE) != 0
@@ -575,13 +622,41 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
 
     @device_function
     def gather(  # type: ignore[no-untyped-def]
-        slots, output, cells, d_output, initial, carried, lengths, resets, direction,
-        carried_direction, column, begin, steps, flags, row, t, unit,
+        slots,
+        output,
+        cells,
+        d_output,
+        initial,
+        carried,
+        lengths,
+        resets,
+        direction,
+        carried_direction,
+        column,
+        begin,
+        steps,
+        flags,
+        row,
+        t,
+        unit,
     ):
         """Return what the equations take of a step from global memory."""
         old = old_state(
-            output, cells, initial, carried, lengths, resets, direction, carried_direction, column,
-            begin, steps, flags, row, t, unit,
+            output,
+            cells,
+            initial,
+            carried,
+            lengths,
+            resets,
+            direction,
+            carried_direction,
+            column,
+            begin,
+            steps,
+            flags,
+            row,
+            t,
+            unit,
         )
         saved = load_slots(slots[row, t - begin], unit, hidden)
         new = (ZERO,) + load_others(cells[row, t - begin], unit, hidden)
@@ -602,6 +677,7 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
         d_output,
         d_states,
         d_initial,
+        d_units,
         lengths,
         resets,
         direction,
@@ -642,7 +718,7 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
             my_row, lane, unit = 0, 0, 0
         my_column = lane // lanes
         my_lane = lane - my_column * lanes
-        constant = packed[constants_at + unit]
+        constant = load_given(packed, unit)
         saved, old, new, d_out = zero_slots, zeros, zeros, ZERO
         for tile in range(tiles):
             row = first_row + tile * rows + my_row
@@ -651,10 +727,27 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                 for state in range(n_states):
                     shared[at + state * roles] = d_states[state, direction, row, unit]
                     shared[at + start_at + state * roles] = d_initial[state, direction, row, unit]
+                for weight in range(unit_weights):
+                    shared[at + units_at + weight * roles] = ZERO
                 if tile == 0 and steps > 0 and t_first < lengths[row]:
                     saved, old, new, d_out = gather(
-                        slots, output, cells, d_output, initial, carried, lengths, resets,
-                        direction, carried_direction, column, begin, steps, flags, row, t_first, unit,
+                        slots,
+                        output,
+                        cells,
+                        d_output,
+                        initial,
+                        carried,
+                        lengths,
+                        resets,
+                        direction,
+                        carried_direction,
+                        column,
+                        begin,
+                        steps,
+                        flags,
+                        row,
+                        t_first,
+                        unit,
                     )
 
         meetings = 0
@@ -673,9 +766,23 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                 if has_role and next_row < batch and begin <= next_t and next_t < begin + steps:
                     if next_t < lengths[next_row]:
                         saved, old, new, d_out = gather(
-                            slots, output, cells, d_output, initial, carried, lengths, resets,
-                            direction, carried_direction, column, begin, steps, flags, next_row,
-                            next_t, unit,
+                            slots,
+                            output,
+                            cells,
+                            d_output,
+                            initial,
+                            carried,
+                            lengths,
+                            resets,
+                            direction,
+                            carried_direction,
+                            column,
+                            begin,
+                            steps,
+                            flags,
+                            next_row,
+                            next_t,
+                            unit,
                         )
                 if mine:
                     at = state_at + tile * kept + my_row * units + lane
@@ -686,6 +793,7 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                         d_slots, d_old = equations(d_new, now_saved, now_old, now_new, constant)
                         store_states(d_old, shared, at, roles)
                         old_hidden = now_old[0]
+                        add_unit_weights(d_slots, now_old, now_new, shared, at + units_at, roles)
                     store_slots(d_slots, slots[row, t - begin], unit, hidden)
                     hiddens[row, t - begin, unit] = old_hidden
                     if two:
@@ -754,9 +862,7 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                             value = slots[tile_row + r, t - begin, first * hidden + k]
                         shared[r * size + k] = value
                     cuda.syncthreads()
-                product(
-                    weights, 0, packed, weights_at + piece * block, shared, 0, partial, thread
-                )
+                product(weights, 0, packed, weights_at + piece * block, shared, 0, partial, thread)
                 cuda.syncthreads()
                 row = tile_row + my_row
                 if has_role and row < batch and t < lengths[row]:
@@ -774,5 +880,7 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan) -> Any:
                 for state in range(n_states):
                     d_states[state, direction, row, unit] = shared[at + state * roles]
                     d_initial[state, direction, row, unit] = shared[at + start_at + state * roles]
+                for weight in range(unit_weights):
+                    d_units[row, 0, weight * hidden + unit] = shared[at + units_at + weight * roles]
 
     return _jit(backward, plan)

@@ -19,12 +19,13 @@ __all__ = ["Packing", "Sources"]
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the parameters of one direction begin in the flat vector; -1 for absent biases."""
+    """Where the parameters of one direction begin in the flat vector; -1 for absent ones."""
 
     weight_ih: int
     weight_hh: int
     bias_ih: int
     bias_hh: int
+    unit_weights: int = -1
 
 
 class Packing:
@@ -35,16 +36,30 @@ class Packing:
     cell : Cell
     input_size, hidden : int
     sources : Sources
+    given : ndarray of int
+        Where the source has what the equations are given besides, -1 for zeros: numbers of each
+        unit, all units of the first number first, and the layer's settings.
+    unit_weights : int
+        Weights of each unit on states of its own, at ``sources.unit_weights``.
     """
 
-    def __init__(self, cell: Any, input_size: int, hidden: int, sources: Sources) -> None:
+    def __init__(
+        self,
+        cell: Any,
+        input_size: int,
+        hidden: int,
+        sources: Sources,
+        given: np.ndarray,
+        unit_weights: int = 0,
+    ) -> None:
         self.cell, self.input_size, self.hidden, self.sources = cell, input_size, hidden, sources
+        self.given, self.unit_weights = given, unit_weights
         self.gate_of_slot = {slot: gate for gate, slot in enumerate(cell.recurrent_slots)}
         self.gate_of_input_slot = {slot: gate for gate, slot in enumerate(cell.input_slots)}
 
     @staticmethod
     def offsets(plan: Plan, hidden: int, slots: int) -> tuple[int, int, int]:
-        """Return where the second product's weights, biases and the units' numbers begin."""
+        """Return where the second product's weights, biases and what else is given begin."""
         second = plan.slices * plan.stages[0].block_weights
         if len(plan.stages) == 1:
             biases = second
@@ -77,13 +92,8 @@ class Packing:
         place = self.sources.weight_hh + (gates[slot] * hidden + unit) * hidden + k
         return np.where(valid, place, -1)
 
-    def recurrent(
-        self, plan: Plan, transposed: bool, constants: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the two maps whose sum is what a recurrent kernel takes as ``packed``.
-
-        `constants` is where the source holds a number for each unit, -1 for zeros.
-        """
+    def recurrent(self, plan: Plan, transposed: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return the two maps whose sum is what a recurrent kernel takes as ``packed``."""
         weights = [
             self._weights(plan, number, transposed).ravel() for number in range(len(plan.stages))
         ]
@@ -98,10 +108,10 @@ class Packing:
             for slot, gate in gates.items():
                 if start >= 0:
                     biases[which, slot] = start + gate * hidden + np.arange(hidden)
-        numbers = constants + np.arange(hidden) if constants >= 0 else np.full(hidden, -1)
-        one = np.concatenate([*weights, biases[0].ravel(), numbers])
+        one = np.concatenate([*weights, biases[0].ravel(), self.given])
         other = np.full(one.size, -1)
-        other[-biases[1].size - hidden : -hidden] = biases[1].ravel()
+        end = one.size - self.given.size
+        other[end - biases[1].size : end] = biases[1].ravel()
         return one, other
 
     def inputs(self) -> np.ndarray:
@@ -115,10 +125,15 @@ class Packing:
     # -- The way back: all gradients in one array, by slot --------------------------------------
 
     @property
-    def gradient_sizes(self) -> tuple[int, int, int]:
-        """Sizes of the gradients by slot: with respect to the input's, the state's, the biases."""
+    def gradient_sizes(self) -> tuple[int, int, int, int]:
+        """Sizes of the gradients: of the input's weights, the state's, biases, units' weights."""
         slots, gates, hidden = len(self.cell.slots), len(self.cell.gates), self.hidden
-        return gates * hidden * self.input_size, gates * hidden * hidden, slots * hidden
+        return (
+            gates * hidden * self.input_size,
+            gates * hidden * hidden,
+            slots * hidden,
+            self.unit_weights * hidden,
+        )
 
     def gradients(self, begin: int, target: np.ndarray) -> None:
         """Fill the map of the flat gradient vector with places in the gradients by slot.
@@ -131,10 +146,13 @@ class Packing:
             The map, as long as the flat vector.
         """
         cell, hidden, size, gates = self.cell, self.hidden, self.input_size, len(self.cell.gates)
-        inputs, states, _ = self.gradient_sizes
+        inputs, states, biases, units = self.gradient_sizes
         recurrent_at, biases_at = begin + inputs, begin + inputs + states
         order = [slot for first, count in cell.stages for slot in range(first, first + count)]
         unit = np.arange(hidden)
+        if units:
+            start = self.sources.unit_weights
+            target[start : start + units] = biases_at + biases + np.arange(units)
         for gate in range(gates):
             row = cell.input_slots[gate] - cell.first_input_slot
             self._place(target, self.sources.weight_ih, gate, size, begin, row)
@@ -153,4 +171,3 @@ class Packing:
         count = self.hidden * width
         places = begin + row * count + np.arange(count)
         target[start + gate * count : start + (gate + 1) * count] = places
-

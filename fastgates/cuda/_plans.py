@@ -25,9 +25,9 @@ REGISTERS_OF_A_BLOCK = 65536  # of every architecture from sm_70 on
 MOST_REGISTERS = 255  # of a thread
 SHARED_FLOATS = 48 * 1024 // 4 - 64  # what a block may have without asking, and a little air
 
-# Registers that a thread needs for anything but weights and sums, as ptxas counted them: on a block
-# of its own, where blocks wait for each other, and there with a second stage.
-_OTHER_REGISTERS = (84, 140, 170)
+# Registers that a thread needs for anything but weights and sums, as ptxas counted them: a block on
+# its own, of one stage and of two, and blocks that wait for each other.
+_OTHER_REGISTERS = ((84, 104), (140, 170))
 _WISHED_WEIGHTS = 64  # of a thread: more parts than that takes would only cost additions
 _MOST_WEIGHTS = 160  # of a thread, where units are shared out so that all weights fit
 _WISHED_THREADS = 256
@@ -64,6 +64,11 @@ class Product:
         return 4 * self.quads * self.parts
 
     @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.lanes * self.parts
+
+    @property
     def weights(self) -> int:
         """Weights of a thread."""
         return 4 * self.quads * self.columns
@@ -71,7 +76,7 @@ class Product:
     @property
     def block_weights(self) -> int:
         """Packed weights of a block."""
-        return self.weights * self.lanes * self.parts
+        return self.weights * self.threads
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def _held(
 ) -> tuple[Product, ...]:
     """Share the registers for weights out among the products, the first ones first."""
     sums = rows * max(stage.columns for stage in stages)
-    free = registers - _OTHER_REGISTERS[len(stages) if together else 0] - sums
+    free = registers - _OTHER_REGISTERS[together][len(stages) - 1] - sums
     result = []
     for stage in stages:
         held = max(0, min(stage.quads, free // (4 * stage.columns)))
@@ -150,6 +155,7 @@ def plan_pass(
     batch: int,
     processors: int,
     one_block: bool = False,
+    unit_weights: int = 0,
 ) -> Plan:
     """Choose how a pass of one direction of a layer runs.
 
@@ -170,6 +176,9 @@ def plan_pass(
         Whether a block must own all units, whatever the hidden size (in Numba's simulator one
         block runs after the other).
 
+    unit_weights : int
+        Weights of each unit on its own states, whose gradients are collected on the way back.
+
     Raises
     ------
     ValueError
@@ -179,6 +188,8 @@ def plan_pass(
     kept = 2 * states if transposed else states
     if len(stages) == 2:  # slots wait for the second stage, on the way back old states too
         kept += slots + states if transposed else slots
+    if transposed:
+        kept += unit_weights
     single = one_block or hidden <= LARGEST_ON_ONE_BLOCK
     units = hidden if single else _shared_units(hidden, stages, processors)
     plan = None

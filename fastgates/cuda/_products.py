@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import float32
 
-from ._device import SIMULATED, cuda, fma
+from ._arrays import stream_number, without_stream
+from ._device import SIMULATED, cuda, fma, launch
 
 __all__ = ["CuPyProducts", "Rows", "TiledProducts", "Weights", "products"]
 
@@ -27,7 +28,7 @@ _TILE = _SIDE * _MICRO
 _DEPTH = 4 if SIMULATED else 16  # of the inner sum that a block holds at a time
 _THREADS = _SIDE * _SIDE
 _WISHED_BLOCKS = 264
-_FEWEST_ROWS = 512  # of a part of a long sum
+_FEWEST_ROWS = 8 if SIMULATED else 512  # of a part of a long sum
 
 
 class Rows(NamedTuple):
@@ -227,7 +228,11 @@ class TiledProducts:
     ) -> None:
         """Write ``source @ weights.T`` to `target`, or add it to what is there."""
         grid = (-(-source.count // _TILE), -(-target.width // _TILE))
-        map_rows_kernel()[grid, _THREADS, stream](
+        launch(
+            map_rows_kernel(),
+            grid,
+            _THREADS,
+            stream,
             source.array,
             source.begin,
             source.column,
@@ -241,7 +246,7 @@ class TiledProducts:
             source.steps,
             source.width,
             target.width,
-            add,
+            int(add),
         )
 
     def sum_rows(
@@ -256,14 +261,18 @@ class TiledProducts:
         parts = -(-left.count // rows_of_part)
         other = left if right is None else right
         with self._memory.scratch((parts * size,), stream) as partial:
-            sum_rows_kernel()[(*tiles, parts), _THREADS, stream](
+            launch(
+                sum_rows_kernel(),
+                (*tiles, parts),
+                _THREADS,
+                stream,
                 left.array,
                 left.begin,
                 left.column,
                 other.array,
                 other.begin,
                 other.column,
-                right is not None,
+                int(right is not None),
                 partial,
                 left.steps,
                 rows_of_part,
@@ -271,9 +280,9 @@ class TiledProducts:
                 inputs,
             )
             threads = _THREADS if SIMULATED else 128
-            add_parts_kernel()[-(-size // threads), threads, stream](
-                partial, parts, size, target, begin, add
-            )
+            blocks = -(-size // threads)
+            arguments = (partial, parts, size, target, begin, int(add))
+            launch(add_parts_kernel(), blocks, threads, stream, *arguments)
 
 
 class CuPyProducts:
@@ -289,23 +298,21 @@ class CuPyProducts:
         self._ones: Any = None
 
     def _view(self, rows: Rows) -> Any:
-        array = self._cupy.asarray(rows.array)
+        array = self._cupy.asarray(without_stream(rows.array))
         return array[
             :, rows.begin : rows.begin + rows.steps, rows.column : rows.column + rows.width
         ]
 
     def _matrix(self, rows: Rows) -> Any:
         """Return a block of rows as one matrix, a view where its steps are all there are."""
-        array = self._cupy.asarray(rows.array)
+        array = self._cupy.asarray(without_stream(rows.array))
         if rows.steps != array.shape[1]:
             array = self._cupy.ascontiguousarray(array[:, rows.begin : rows.begin + rows.steps])
         flat = array.reshape(-1, array.shape[2])
         return flat[:, rows.column : rows.column + rows.width]
 
     def _on(self, stream: Any) -> Any:
-        handle = getattr(stream, "handle", None)
-        pointer = getattr(handle, "value", handle) or 0
-        return self._cupy.cuda.ExternalStream(int(pointer))
+        return self._cupy.cuda.ExternalStream(stream_number(stream))
 
     def map_rows(
         self, source: Rows, weights: Weights, target: Rows, stream: Any, add: bool = False
@@ -313,12 +320,17 @@ class CuPyProducts:
         """Write ``source @ weights.T`` to `target`, or add it to what is there."""
         with self._on(stream):
             size = target.width * source.width
-            flat = self._cupy.asarray(weights.array)[weights.begin : weights.begin + size]
+            flat = self._cupy.asarray(without_stream(weights.array))[
+                weights.begin : weights.begin + size
+            ]
             if weights.input_stride == 1:
                 matrix = flat.reshape(target.width, source.width).T
             else:
                 matrix = flat.reshape(source.width, target.width)
             view = self._view(target)
+            if not add and view.flags.c_contiguous:
+                self._cupy.matmul(self._matrix(source), matrix, out=view.reshape(-1, target.width))
+                return
             result = self._matrix(source) @ matrix
             if add:
                 view += result.reshape(view.shape)
@@ -338,7 +350,7 @@ class CuPyProducts:
                 result = self._ones[:, :count] @ one
             else:
                 result = one.T @ self._matrix(right)
-            view = self._cupy.asarray(target)[begin : begin + result.size]
+            view = self._cupy.asarray(without_stream(target))[begin : begin + result.size]
             if add:
                 view += result.ravel()
             else:

@@ -5,6 +5,7 @@ As layers do, they keep their parameters on the host and a copy on the device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._parameters import Gradients
-from ._arrays import Caller, Memory
+from ._arrays import Caller, Memory, stream_number
 from ._device import cuda
 from ._elementwise import (
     SCALE,
@@ -34,8 +35,8 @@ __all__ = ["DensePasses", "ScalingPasses", "SequentialPasses"]
 
 def _rows(array: Any) -> Any:
     """Return an array (..., width) as (1, rows, width), on the same memory."""
-    width = int(array.shape[-1])
-    return array.reshape(1, int(np.prod(array.shape[:-1])), width)
+    *leading, width = array.shape
+    return array.reshape(1, math.prod(leading), width)
 
 
 def _check_not_empty(caller: Caller, x: Any) -> None:
@@ -53,7 +54,7 @@ class _Copy:
 
     def vector(self, stream: Any) -> Any:
         version = self.module._version
-        if self._stream is not None and stream != self._stream:
+        if self._stream is not None and stream_number(stream) != stream_number(self._stream):
             self._stream.synchronize()
         if self._copy is None or self._copy[0] != version:
             self._stream = stream
@@ -75,7 +76,7 @@ class DenseCudaTape:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays that the tape keeps."""
-        return 4 * int(np.prod(self.x.shape) + np.prod(self.y.shape))
+        return 4 * (math.prod(self.x.shape) + math.prod(self.y.shape))
 
 
 class DensePasses:
@@ -115,7 +116,7 @@ class DensePasses:
         d_y = caller.take("d_output", d_output, names)
         d_x, vector = self.differentiate(tape, d_y, input_gradient)
         d_input = None if d_x is None else caller.give(d_x)
-        return Gradients(d_input, None, module._split(vector), vector)
+        return Gradients(d_input, None, vector, module._shapes)
 
     def check(self, tape: Any) -> None:
         """Check that a tape is this module's and can be used."""
@@ -135,7 +136,7 @@ class DensePasses:
         """Return the map of a device array, there."""
         module, stream = self.module, caller.stream
         vector = self._copy.vector(stream)
-        y = caller.empty((*x.shape[:-1], module.output_size))
+        y = caller.empty((*tuple(x.shape)[:-1], module.output_size))
         source, target = _rows(x), _rows(y)
         count = source.shape[1]
         weights = Weights(vector, 0, module.input_size, 1)
@@ -317,6 +318,7 @@ class SequentialPasses:
         d_output: Any,
         d_final_state: Sequence[Any] | None,
         input_gradient: bool,
+        initial_gradient: bool,
     ) -> Gradients:
         """See ``Sequential.backward``."""
         module = self.module
@@ -344,9 +346,7 @@ class SequentialPasses:
             passes = part._cuda()
             wanted = place > 0 or input_gradient
             if isinstance(passes, LayerPasses):
-                d_state = passes._states_in(
-                    caller, "d_final_state", d_states.pop(), step.data.size
-                )
+                d_state = passes._states_in(caller, "d_final_state", d_states.pop(), step.data.size)
                 if place == module._last_recurrent and not module.return_sequences:
                     if d_x is not None:
                         if d_state is None:
@@ -355,7 +355,8 @@ class SequentialPasses:
                         add_to_top(d_state, d_x, first, stream)
                     d_x = None
                 d_x, d_start, by_slot = passes.differentiate(step, d_x, d_state, wanted)
-                d_initial.append(passes.states_out(caller, d_start))
+                if initial_gradient:
+                    d_initial.append(passes.states_out(caller, d_start))
                 vectors.append(passes.download(by_slot, stream))
             elif isinstance(passes, DensePasses):
                 if d_x is None:
@@ -367,4 +368,5 @@ class SequentialPasses:
                 d_x = passes.gradient(caller, d_x)
         vector = np.concatenate(vectors[::-1])
         d_input = caller.give(d_x) if d_x is not None and input_gradient else None
-        return Gradients(d_input, tuple(d_initial[::-1]), module._split(vector), vector)
+        start = tuple(d_initial[::-1]) if initial_gradient else None
+        return Gradients(d_input, start, vector, module._shapes)

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from .._parameters import Gradients
-from ._arrays import Caller, Memory
-from ._device import SIMULATED, cuda
+from ._arrays import Caller, Memory, stream_number
+from ._device import SIMULATED, cuda, launch
 from ._elementwise import clear, gather, mask_past_end, take_states, take_top, weigh
+from ._equations import equations_of
 from ._kernels import (
     CONTINUES,
     GRADIENT,
@@ -113,22 +114,32 @@ class LayerPasses:
         self._stream: Any = None  # on which the weights were laid out
         size, hidden = layer._vector.size, layer.hidden_size
         constant = layer._unit_constant
-        self._constants = -1 if constant is None else size
-        self._host = np.zeros(size + (0 if constant is None else hidden), np.float32)
-        if constant is not None:
-            self._host[size:] = constant
+        # What the device gets beside the parameters: numbers of the units, settings of functions.
+        more = [np.zeros(0, np.float32)] if constant is None else [constant]
+        settings = [d.settings for d in layer._directions if d.settings is not None]
+        self._host = np.concatenate([layer._vector, *more, *settings])
+        numbers = equations_of(layer.cell).numbers
+        self._unit_weights = len(layer.cell.unit_weights) if layer.peepholes else 0
         starts, at = {}, 0
         for name, value in layer.parameters.items():
             starts[name] = at
             at += value.size
         self._packings = []
+        settings_at = size + more[0].size
         for direction in layer._directions:
             suffix = layer._suffix(direction)
-            kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole")
             sources = Sources(*(starts.get(f"{kind}_{suffix}", -1) for kind in kinds))
-            self._packings.append(
-                Packing(layer.cell, direction.input_size, layer.hidden_size, sources)
-            )
+            given = np.full((1 if numbers is None else numbers) * hidden, -1)
+            if self._unit_weights:
+                given[:] = sources.unit_weights + np.arange(given.size)
+            elif constant is not None:
+                given[:hidden] = size + np.arange(hidden)
+            if direction.settings is not None:
+                given = np.append(given, settings_at + np.arange(direction.settings.size))
+                settings_at += direction.settings.size
+            sizes = layer.cell, direction.input_size, hidden
+            self._packings.append(Packing(*sizes, sources, given, self._unit_weights))
 
     # -- Plans and weights ------------------------------------------------------------------------
 
@@ -146,6 +157,7 @@ class LayerPasses:
                 batch=batch,
                 processors=self.processors,
                 one_block=self.one_block,
+                unit_weights=self._unit_weights,
             )
         return plan
 
@@ -170,7 +182,7 @@ class LayerPasses:
     def _weights(self, transposed: bool, plan: Plan, stream: Any) -> list[_Weights]:
         """Return the weights of each direction in the layout of a plan, of this moment."""
         version = self.layer._version
-        if self._stream is not None and stream != self._stream:
+        if self._stream is not None and stream_number(stream) != stream_number(self._stream):
             self._stream.synchronize()
         key = transposed, plan
         packed = self._packed.get(key)
@@ -186,21 +198,20 @@ class LayerPasses:
         if packed is None:
             maps: list[tuple[np.ndarray, np.ndarray]] = []
             for packing in self._packings:
-                maps.append(packing.recurrent(plan, transposed, self._constants))
-                inputs = packing.inputs()
-                maps.append((inputs, np.full(inputs.size, -1)))
+                maps.append(packing.recurrent(plan, transposed))
+                of_inputs = packing.inputs()
+                maps.append((of_inputs, np.full(of_inputs.size, -1)))
             places = np.stack([np.concatenate([m[n] for m in maps]) for n in range(2)])
             places_there = cuda.to_device(places.astype(np.int32), stream=stream)
             whole = cuda.device_array(places.shape[1], np.float32, stream=stream)
             self._maps[key] = places_there, whole
             weights, at = [], 0
             for number, direction in enumerate(self.layer._directions):
-                recurrent, inputs = maps[2 * number][0].size, maps[2 * number + 1][0].size
-                view = whole[at : at + recurrent]
+                end = at + maps[2 * number][0].size
                 # (G * H, I), as it is on the way forward, transposed on the way back.
                 strides = (1, direction.input_size) if transposed else (direction.input_size, 1)
-                weights.append(_Weights(view, Weights(whole, at + recurrent, *strides)))
-                at += recurrent + inputs
+                weights.append(_Weights(whole[at:end], Weights(whole, end, *strides)))
+                at = end + maps[2 * number + 1][0].size
         else:
             weights = packed[1]
         places_there, whole = self._maps[key]
@@ -305,7 +316,11 @@ class LayerPasses:
         flags |= REVERSE if direction.reverse else 0
         with self.memory.scratch((batch.size, 1, layer.hidden_size), stream) as sources:
             for first, end, blocks, tiles, counters in self._launches(plan, batch.size, stream):
-                kernel[blocks, plan.threads, stream](
+                launch(
+                    kernel,
+                    blocks,
+                    plan.threads,
+                    stream,
                     piece.slots,
                     piece.slots if piece.cells is None else piece.cells,
                     output,
@@ -358,7 +373,7 @@ class LayerPasses:
         plan = self._plan(True, size)
         weights = self._weights(True, plan, stream)[number]
         direction = layer._directions[number]
-        kernel = backward_kernel(cell, hidden, plan)
+        kernel = backward_kernel(cell, hidden, plan, self._unit_weights)
         flags = batch.flags | (INITIAL if tape.initial is not None else 0)
         flags |= REVERSE if direction.reverse else 0
         flags |= 0 if tape.carried else STARTS
@@ -368,8 +383,14 @@ class LayerPasses:
         two = len(cell.stages) == 2
         hiddens = self.memory.take(shape, stream)
         sources = self.memory.take(shape, stream) if two else hiddens
+        units = max(1, self._unit_weights) * hidden
+        d_units = self.memory.take((size, 1, units), stream)
         for first, end, blocks, tiles, counters in self._launches(plan, size, stream):
-            kernel[blocks, plan.threads, stream](
+            launch(
+                kernel,
+                blocks,
+                plan.threads,
+                stream,
                 piece.slots,
                 piece.slots if piece.cells is None else piece.cells,
                 output,
@@ -381,6 +402,7 @@ class LayerPasses:
                 output if d_output is None else d_output,
                 d_states,
                 d_initial,
+                d_units,
                 batch.lengths,
                 batch.resets,
                 number,
@@ -410,10 +432,14 @@ class LayerPasses:
             at += left.width * hidden
         if layer.bias:
             self.products.sum_rows(whole, None, gradients, at, stream, more)
+        at += whole.width
+        if self._unit_weights:
+            self.products.sum_rows(Rows(d_units, 0, 1, 0, units), None, gradients, at, stream, more)
         if d_x is not None:
             target = Rows(d_x, piece.begin, piece.steps, 0, direction.input_size)
             self.products.map_rows(inputs, weights.inputs, target, stream, d_x_add)
         self.memory.give_back(hiddens, stream)
+        self.memory.give_back(d_units, stream)
         if two:
             self.memory.give_back(sources, stream)
 
@@ -448,7 +474,9 @@ class LayerPasses:
         size, time = x.shape[:2]
         batch = self._batch(caller, size, time, lengths, resets)
         initial = self._states_in(caller, "initial_state", initial_state, size)
-        final = caller.empty((len(layer.cell.states), len(layer._directions), size, layer.hidden_size))
+        final = caller.empty(
+            (len(layer.cell.states), len(layer._directions), size, layer.hidden_size)
+        )
         n_slots, hidden = len(layer.cell.slots), layer.hidden_size
         most = max(_FEWEST_STEPS, _WORKSPACE_FLOATS // max(1, size * n_slots * hidden))
         pieces = _pieces(time, most)
@@ -494,7 +522,7 @@ class LayerPasses:
             # All layers run over a piece of time, then over the next: nothing grows with time.
             if return_sequences:
                 output = caller.empty((size, time, hidden))
-            for piece in pieces:
+            for piece in pieces[::-1] if layer.reverse else pieces:
                 current, at = x, piece[0]
                 for level in range(layer.num_layers):
                     if level == top and return_sequences:
@@ -633,7 +661,12 @@ class LayerPasses:
     # -- Backward ---------------------------------------------------------------------------------
 
     def backward(
-        self, tape: Any, d_output: Any, d_final_state: Any, input_gradient: bool
+        self,
+        tape: Any,
+        d_output: Any,
+        d_final_state: Any,
+        input_gradient: bool,
+        initial_gradient: bool,
     ) -> Gradients:
         """Back-propagate; see ``Recurrent.backward``."""
         layer = self.layer
@@ -648,9 +681,8 @@ class LayerPasses:
         d_x, d_initial, by_slot = self.differentiate(tape, d_x, d_final, input_gradient)
         vector = self.download(by_slot, caller.stream)
         d_input = None if d_x is None else caller.give(d_x)
-        return Gradients(
-            d_input, self.states_out(caller, d_initial), layer._split(vector), vector
-        )
+        d_start = self.states_out(caller, d_initial) if initial_gradient else None
+        return Gradients(d_input, d_start, vector, layer._shapes)
 
     def check(self, tape: Any) -> None:
         """Check that a tape is this layer's and can be used, as on the CPU."""
@@ -796,4 +828,6 @@ def _nbytes(tape: CudaTape) -> int:
     for pieces in tape.saved:
         for piece in pieces:
             arrays += [piece.slots, piece.cells, piece.carried]
-    return sum(4 * int(np.prod(a.shape)) for a in {id(a): a for a in arrays if a is not None}.values())
+    return sum(
+        4 * int(np.prod(a.shape)) for a in {id(a): a for a in arrays if a is not None}.values()
+    )

@@ -17,7 +17,7 @@ One kernel serves every cell and :class:`fastgates.Dense`, since equations play 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -29,10 +29,12 @@ from .._simd import (
     load,
     load_first,
     prefetch,
+    splat,
     store,
     store_first,
 )
 from .._threads import run
+from .._vecmath import ZERO
 from .call import FIELD, ONE_AT, Scratch, address, aligned_empty, record
 from .forward import kept_row, load_row, restarts_at, row_of_step
 from .multiply import GROUP, call_multiply
@@ -40,6 +42,7 @@ from .multiply import GROUP, call_multiply
 __all__ = ["GradientPlan", "WeightGradients", "weight_gradients"]
 
 _HAS_SUMS = 1 << 32  # more than there are rows in a chunk
+_HAS_STATES = 2 * _HAS_SUMS
 _BIAS_STEPS = 16  # summed alone, for small rounding errors in sums of many terms
 _STEP = GROUP * LANES  # from one column of the results to the next
 _PART_FLOATS = 384 * 1024  # of results and scratch of a part: most of an L2 cache
@@ -134,10 +137,10 @@ def _gather_step(call, position, step, count, first_block, n_owned):
 
 
 @helper
-def _add_products(call, n_owned, steps, states, joins):
-    """Add the products of a chunk to the results; `states` of its steps had a state."""
+def _add_products(call, n_owned, steps, first_part, end_part, joins):
+    """Add the products of a chunk to some of the results: for the inputs 0, for the states 1, 2."""
     size, hidden, offset = call.input_size, call.hidden_size, INT0
-    for part in range(3):
+    for part in range(first_part, end_part):
         if part == 0:
             first, count, columns, result = (
                 call.first_input,
@@ -147,13 +150,14 @@ def _add_products(call, n_owned, steps, states, joins):
             )
         elif part == 1:
             first, count, columns, result = INT0, call.n_stage, hidden, call.d_panel
+            offset = size
         else:
             first, count, columns, result = call.n_stage, call.n_stage_2, hidden, call.d_panel_2
-        terms = steps if part == 0 or states > 0 else INT0
-        if count > 0 and (terms > 0 or joins == 0):
+            offset = size + hidden
+        if count > 0:
             call_multiply(
                 call.multiply,
-                (columns, count * n_owned, terms),
+                (columns, count * n_owned, steps),
                 (call.a + 4 * offset, 0, 1, call.a_stride),
                 (call.b + 4 * first * n_owned * LANES, call.b_stride),
                 (result, 0, _STEP, columns * _STEP),
@@ -161,7 +165,6 @@ def _add_products(call, n_owned, steps, states, joins):
                 joins,
                 (1, 0),
             )
-        offset += columns
 
 
 @helper
@@ -204,7 +207,20 @@ def _scatter(call, panel, columns, slot, gate, first_block, n_owned, target):
 
 
 @helper
-def _scatter_all(call, first_block, n_owned):
+def _fill_with_zeros(call, columns, gate, first_block, n_owned, target):
+    """Write the owned units of one gate's weight gradient where nothing was summed."""
+    first, end = first_block * LANES, min((first_block + n_owned) * LANES, call.n_units)
+    weights, start = float_pointer(target), (gate * call.n_units + first) * columns
+    k, count = INT0, (end - first) * columns
+    while k + LANES <= count:
+        store(weights, start + k, splat(ZERO))
+        k += LANES
+    if k < count:
+        store_first(weights, start + k, count - k, splat(ZERO))
+
+
+@helper
+def _scatter_all(call, first_block, n_owned, has_states):
     """Write the owned units of all results in PyTorch's layout, gate by gate."""
     for gate in range(call.n_inputs):
         slot = int_pointer(call.input_slots)[gate]
@@ -223,7 +239,9 @@ def _scatter_all(call, first_block, n_owned):
                 place, columns = slot, INT0 + 1
                 if result == 3:
                     target, place = call.d_bias_hh, recurrent_slot
-            if target != 0:
+            if result == 1 and has_states == 0 and target != 0:
+                _fill_with_zeros(call, columns, gate, first_block, n_owned, target)
+            elif target != 0:
                 _scatter(call, panel, columns, place, gate, first_block, n_owned, target)
     for weight in range(call.n_unit_weights):
         slot, target = call.n_slots + weight, call.d_unit_weights
@@ -240,7 +258,8 @@ def weight_gradients(calls, first_block, end_block, state, stamp=STAMP):
     ----------
     state : int
         How the piece before left the sums: the rows of the chunk that wait in the scratch, and
-        ``_HAS_SUMS`` if there were chunks before. 0 to begin with.
+        ``_HAS_SUMS`` and ``_HAS_STATES`` if there were chunks before, and such with states other
+        than zero. 0 to begin with.
 
     Returns
     -------
@@ -250,7 +269,8 @@ def weight_gradients(calls, first_block, end_block, state, stamp=STAMP):
     call = record(calls)
     n_owned = end_block - first_block
     lengths = int_pointer(call.lengths)
-    joins, steps = state // _HAS_SUMS, state % _HAS_SUMS
+    steps = state % _HAS_SUMS
+    joins, joins_states = state // _HAS_SUMS % 2, state // _HAS_STATES
     position, step = INT0, call.end_step - 1
     states = steps  # those that wait may have had any
     while True:
@@ -265,11 +285,14 @@ def weight_gradients(calls, first_block, end_block, state, stamp=STAMP):
         if steps < call.chunk and (call.first_step > 0 or (steps == 0 and joins != 0)):
             break
         _add_biases(call, (call.n_slots + call.n_unit_weights) * n_owned, steps, joins)
-        _add_products(call, n_owned, steps, states, joins)
+        _add_products(call, n_owned, steps, INT0, INT0 + 1, joins)
+        if states > 0:
+            _add_products(call, n_owned, steps, INT0 + 1, INT0 + 3, joins_states)
+            joins_states = INT0 + 1
         joins, steps, states = INT0 + 1, INT0, INT0
     if call.first_step == 0:
-        _scatter_all(call, first_block, n_owned)
-    return joins * _HAS_SUMS + steps
+        _scatter_all(call, first_block, n_owned, joins_states)
+    return joins_states * _HAS_STATES + joins * _HAS_SUMS + steps
 
 
 def _stride(size: int) -> int:
@@ -353,21 +376,23 @@ class WeightGradients:
         call : ndarray
             A call that has all but the fields from ``chunk`` to ``d_bias``.
         """
-        plan, own = self._plan, self._own
+        plan = self._plan
+        if plan.threads == 1:
+            self._add_parts(call, range(len(plan.ranges)))
+            return
 
         def make_worker() -> Callable[[int], None]:
             mine = call.copy()
-            if own is None:
-                plan.scratch.place(mine, plan.scratch.start())
-
-            def task(number: int) -> None:
-                if own is not None:
-                    plan.scratch.place(mine, address(own[number]))
-                begin, end = plan.ranges[number]
-                self._states[number] = weight_gradients.dispatcher(
-                    mine, begin, end, self._states[number]
-                )
-
-            return task
+            return lambda number: self._add_parts(mine, (number,))
 
         run(make_worker, len(plan.ranges), plan.threads)
+
+    def _add_parts(self, call: np.ndarray, numbers: Iterable[int]) -> None:
+        """Add a piece to some parts; `call` is filled with their scratch."""
+        scratch, own = self._plan.scratch, self._own
+        kernel = weight_gradients.dispatcher
+        start = scratch.start() if own is None else 0
+        for number in numbers:
+            scratch.place(call, start if own is None else address(own[number]))
+            begin, end = self._plan.ranges[number]
+            self._states[number] = kernel(call, begin, end, self._states[number])

@@ -88,6 +88,8 @@ class SequenceEstimator(BaseEstimator):
         reproduces every bit, for any number of threads.
     verbose : bool or str, default False
         Whether a progress bar shows loss, gradient norm and learning rate; a text is its label.
+    device : {"cpu", "cuda"} or None, default None
+        Where the networks run, in `fit` and after it; None is the CPU.
     """
 
     cell: str = "gru"
@@ -118,6 +120,7 @@ class SequenceEstimator(BaseEstimator):
     resume: bool = False
     random_state: int | np.random.RandomState | None = None
     verbose: bool | str = False
+    device: str | None = None
 
     # -- Training ---------------------------------------------------------------------------------
 
@@ -253,6 +256,7 @@ class SequenceEstimator(BaseEstimator):
             callbacks=self.callbacks,
             progress=self.verbose,
             checkpoint=self.checkpoint,
+            device=self.device,
         )
 
     # -- What it is -------------------------------------------------------------------------------

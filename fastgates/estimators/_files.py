@@ -31,7 +31,7 @@ __all__: list[str] = []
 
 Tensors = dict[str, NDArray[np.float32]]
 
-_LEFT_OUT = ("callbacks", "checkpoint", "resume", "verbose")
+_LEFT_OUT = ("callbacks", "checkpoint", "device", "resume", "verbose")
 
 
 # -- What all have ---------------------------------------------------------------------------------
