@@ -145,7 +145,7 @@ def ways(cell: str, hidden: int, folder: Path) -> dict[str, tuple[int, Callable[
     count = len(model.cell.gates) * hidden * (INPUTS + hidden)
     buffer, result = aligned_empty(count + 8 * LANES), aligned_empty(LANES)
     buffer[...] = 0
-    found["load bound"] = 100, lambda: _read(address(buffer), count, 100, address(result))
+    found["load bound"] = 1000, lambda: _read(address(buffer), count, 1000, address(result))
     for name, peer in (("PyTorch", _torch), ("onnxruntime", _onnxruntime)):
         turn = peer(model, x[:1])
         if turn is not None:
