@@ -92,8 +92,8 @@ def warmup(
     Parameters
     ----------
     cells : str or iterable of str, optional
-        Names in ``fastgates.cells.registered()``; all of them by default. ``Dense`` is compiled in
-        any case.
+        Names in ``fastgates.cells.registered()``; by default all but those whose functions are
+        chosen by options of the layer. ``Dense`` is compiled in any case.
     training : bool, optional
         Whether to compile back-propagation, weight gradients and optimisers, too.
     progress : callable, optional
@@ -145,7 +145,7 @@ def warmup(
 def _checked_names(cells: str | Iterable[str] | None) -> tuple[str, ...]:
     known = registry.registered()
     if cells is None:
-        return tuple(known)
+        return tuple(name for name, cell in known.items() if not cell.functions)
     names = tuple(dict.fromkeys([cells] if isinstance(cells, str) else cells))
     unknown = [name for name in names if name not in known]
     if unknown or not names:
