@@ -161,6 +161,19 @@ class Module:
         """Take note that parameters have changed."""
         self._version += 1
 
+    def _check_tape(self, tape: Any, kind: type[Any]) -> None:
+        """Check that a tape is this module's, was not used before, and fits the parameters."""
+        if not isinstance(tape, kind):
+            raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
+        if tape.owner is not self:
+            raise ValueError(f"tape must come from this layer's forward, got one of {tape.owner!r}")
+        if tape.used:
+            raise RuntimeError("this tape was used before: call forward again for a new one")
+        if tape.version != self._version:
+            raise RuntimeError(
+                "parameters changed since the forward pass: call forward again for a new tape"
+            )
+
     @property
     def parameter_vector(self) -> np.ndarray:
         """The flat float32 vector of all parameters, read-only."""

@@ -155,16 +155,7 @@ class Dense(Module):
         """
         if self._device != "cpu":
             return self._cuda().backward(tape, d_output, input_gradient)
-        if not isinstance(tape, DenseTape):
-            raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
-        if tape.owner is not self:
-            raise ValueError(f"tape must come from this layer's forward, got one of {tape.owner!r}")
-        if tape.used:
-            raise RuntimeError("this tape was used before: call forward again for a new one")
-        if tape.version != self._version:
-            raise RuntimeError(
-                "parameters changed since the forward pass: call forward again for a new tape"
-            )
+        self._check_tape(tape, DenseTape)
         shape = [(f"axis {i}", size) for i, size in enumerate(tape.y.shape)]
         d_y = real_array("d_output", d_output, shape)
         tape.used = True

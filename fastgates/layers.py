@@ -710,16 +710,7 @@ class Recurrent(Module):
             return self._cuda().backward(
                 tape, d_output, d_final_state, input_gradient, initial_gradient
             )
-        if not isinstance(tape, Tape):
-            raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
-        if tape.owner is not self:
-            raise ValueError(f"tape must come from this layer's forward, got one of {tape.owner!r}")
-        if tape.used:
-            raise RuntimeError("this tape was used before: call forward again for a new one")
-        if tape.version != self._version:
-            raise RuntimeError(
-                "parameters changed since the forward pass: call forward again for a new tape"
-            )
+        self._check_tape(tape, Tape)
         batch, outputs = tape.batch, tape.outputs
         d_current = None
         if d_output is not None:

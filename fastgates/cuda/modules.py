@@ -121,16 +121,7 @@ class DensePasses:
     def check(self, tape: Any) -> None:
         """Check that a tape is this module's and can be used."""
         module = self.module
-        if not isinstance(tape, DenseCudaTape):
-            raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
-        if tape.owner is not module:
-            raise ValueError(f"tape must come from this layer's forward, got one of {tape.owner!r}")
-        if tape.used:
-            raise RuntimeError("this tape was used before: call forward again for a new one")
-        if tape.version != module._version:
-            raise RuntimeError(
-                "parameters changed since the forward pass: call forward again for a new tape"
-            )
+        module._check_tape(tape, DenseCudaTape)
 
     def map(self, caller: Caller, x: Any) -> Any:
         """Return the map of a device array, there."""

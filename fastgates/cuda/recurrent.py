@@ -687,16 +687,7 @@ class LayerPasses:
     def check(self, tape: Any) -> None:
         """Check that a tape is this layer's and can be used, as on the CPU."""
         layer = self.layer
-        if not isinstance(tape, CudaTape):
-            raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
-        if tape.owner is not layer:
-            raise ValueError(f"tape must come from this layer's forward, got one of {tape.owner!r}")
-        if tape.used:
-            raise RuntimeError("this tape was used before: call forward again for a new one")
-        if tape.version != layer._version:
-            raise RuntimeError(
-                "parameters changed since the forward pass: call forward again for a new tape"
-            )
+        layer._check_tape(tape, CudaTape)
 
     def differentiate(
         self, tape: CudaTape, d_output: Any, d_final: Any, input_gradient: bool
