@@ -17,7 +17,6 @@ try:
     from ._version import __version__
     from .clipping import clip_grad_norm, clip_grad_value
     from .dense import Dense
-    from .files import load, save
     from .layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU, Tape
     from .losses import cross_entropy, huber, mae, mse, quantile
     from .optimizers import SGD, Adam, AdamW, RMSprop
@@ -41,13 +40,17 @@ _LAZY: dict[str, str | None] = {
     "Trainer": "training",
     "diagnostics": None,
     "estimators": None,
+    "files": None,
     "from_keras": "interchange.keras_models",
     "from_onnx": "interchange.onnx_import",
     "from_rtneural": "interchange.rtneural",
     "from_torch": "interchange.torch_modules",
     "initialization": None,
+    "jit": None,
+    "load": "files",
     "models": None,
     "onnx_backend": None,
+    "save": "files",
     "schedules": None,
     "tasks": None,
     "to_keras": "interchange.keras_models",
