@@ -270,7 +270,18 @@ def _finish_first_stage(call, active, slots_at, n_rows, equations, slots, states
 
 @helper
 def _finish(
-    call, active, slots_at, base, chunk_steps, n_rows, activate, equations, slots, states, shape
+    call,
+    active,
+    slots_at,
+    base,
+    chunk_steps,
+    n_rows,
+    may_spill,
+    activate,
+    equations,
+    slots,
+    states,
+    shape,
 ):
     """Apply the cell's equations; store the new state, the output and what is to be kept."""
     width, hidden = call.n_blocks * LANES, call.hidden_size
@@ -279,6 +290,8 @@ def _finish(
     constants = float_pointer(call.unit_constant)
     output = float_pointer(call.output if call.output != 0 else call.discarded)
     where, stride, others = int_pointer(call.where), call.output_stride, len(states) - 1
+    if may_spill:
+        hidden = width
     cells = float_pointer(call.cells + 4 * (int_pointer(call.kept)[base] * others - 1) * width)
     # Where the rows of a step lie far apart, the processor does not see what comes next: the inputs
     # of the next chunk and the place of the next output are asked for now.
@@ -311,6 +324,21 @@ def _finish(
             if keep:
                 store_vectors((), saved, pointer, i * row + k, width)
                 store_vectors((0,), new_states, cells, i * others * width + k, width)
+
+
+@helper
+def _may_spill(call, begin, active, step):
+    """Tell whether whole vectors may be stored at the end of an output row.
+
+    What is stored too much is overwritten by the sequence's later steps, if it has enough of them.
+    Stores of a part of a vector take tens of cycles on some processors.
+    """
+    if call.output == 0:
+        return True
+    if call.reverse != 0 or call.output_stride != call.hidden_size:
+        return False
+    end = min(int_pointer(call.lengths)[begin + active - 1], call.origin + call.time)
+    return step * call.hidden_size + call.n_blocks * LANES <= end * call.hidden_size
 
 
 # -- The pass -------------------------------------------------------------------------------------
@@ -372,6 +400,7 @@ def forward_pass(
                 base,
                 chunk_steps,
                 n_rows,
+                _may_spill(call, begin, active, step),
                 activate,
                 equations,
                 slots,

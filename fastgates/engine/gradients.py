@@ -51,14 +51,14 @@ _CHUNK = 96  # steps: four vectors of each fit into the L1 cache, beside numbers
 
 @helper
 def _copy(source, start, target, place, count, ahead):
-    """Copy `count` floats, and ask for those that lie `ahead` of them."""
+    """Copy `count` floats, padded with zeros, and ask for those that lie `ahead` of them."""
     k = INT0
     while k + LANES <= count:
         store(target, place + k, load(source, start + k))
         prefetch(source, start + k + ahead)
         k += LANES
     if k < count:
-        store_first(target, place + k, count - k, load_first(source, start + k, count - k))
+        store(target, place + k, load_first(source, start + k, count - k))
 
 
 @helper
@@ -336,7 +336,8 @@ class GradientPlan:
         parts = max(threads, min(n_blocks, -(-floats // _PART_FLOATS)))
         self.ranges = list(itertools.pairwise(n_blocks * i // parts for i in range(parts + 1)))
         most = -(-n_blocks // parts)
-        a_stride, b_stride = _stride(width), _stride(n_slots * most * LANES)
+        # A vector more, since rows are copied in whole vectors.
+        a_stride, b_stride = _stride(width + LANES - 1), _stride(n_slots * most * LANES)
         products = ((n_inputs, size), (n_stage, hidden), (n_stage_2, hidden), (n_slots, 1))
         panels = [-(-slots * most // GROUP) * _STEP * columns for slots, columns in products]
         names = ("a", "b", "d_input_panel", "d_panel", "d_panel_2", "d_bias")
