@@ -166,6 +166,7 @@ class Recurrent(Module):
                 index=layer * self.num_directions + direction,
                 column=direction * self.hidden_size,
                 settings=settings[direction],
+                has_unit_weights=self.peepholes,
             )
             for layer in range(self.num_layers)
             for direction in range(self.num_directions)

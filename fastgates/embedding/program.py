@@ -19,7 +19,7 @@ from .._parameters import Module
 from .._simd import LANES
 from ..dense import Dense
 from ..engine import step
-from ..engine.call import FIELD, address, aligned, aligned_empty
+from ..engine.call import address, aligned, aligned_empty
 from ..engine.pack import n_blocks_of, pack_affine
 from ..layers import Recurrent
 from ..sequential import Scaling, Sequential
@@ -27,7 +27,7 @@ from ..sequential import Scaling, Sequential
 __all__ = ["LayerPlace", "Program", "deployed", "flat_modules", "program_of"]
 
 _LINE = 16  # floats of a cache line
-_PACKED = ("settings", "bias", "unit_constant", "input_panel", "panel", "panel_2")
+_PACKED = ("bias", "unit_constant", "input_panel", "panel", "panel_2")
 
 
 class LayerPlace(NamedTuple):
@@ -279,12 +279,15 @@ class _Builder:
         stages = [count for _, count in cell.stages]
         for direction, prepared in zip(module._directions, module._prepared(), strict=True):
             # The weights as the layer itself has packed them: addresses become places.
-            packed = prepared.panels if isinstance(prepared.panels, tuple) else (prepared.panels,)
-            arrays = [*packed, *([] if direction.settings is None else [direction.settings])]
+            arrays = list(prepared.arrays)
+            addresses = dict(zip(_PACKED, prepared.addresses, strict=True))
+            if direction.settings is not None:
+                arrays.append(direction.settings)
+                addresses["settings"] = address(direction.settings)
             places = {}
             for array, place in zip(arrays, self._add(*arrays), strict=True):
-                for name in _PACKED:
-                    offset = int(prepared.call[FIELD[name]]) - address(array)
+                for name, packed in addresses.items():
+                    offset = packed - address(array)
                     if 0 <= offset < array.nbytes:
                         places[name] = place + offset // 4
             self._work += (

@@ -43,6 +43,7 @@ __all__ = [
     "nothing",
     "packer",
     "record",
+    "scratch_start",
     "slot_row_of",
 ]
 
@@ -63,7 +64,6 @@ _NAMES = (
     # what is kept
     "saved",  # (kept rows, S * Hp), or 0: what back-propagation needs, then gradients of the slots
     "cells",  # (kept rows, (N - 1) * Hp): the states other than the first
-    "sources",  # (kept rows, Hp): what a second stage multiplied, written by the backward pass
     # the piece
     "first_step",
     "end_step",
@@ -71,8 +71,18 @@ _NAMES = (
     "origin",  # the step that the first rows of x, output and resets hold (forward direction only)
     "carried",  # (N, B, Hp) by position: the states before kept_step, or 0 where sequences start
     "carried_on",  # the same after end_step, of the sequences that go on; 0: not wanted
-    "d_carried",  # (2 * N, B, Hp): d_state and d_start between the pieces of a backward pass, or 0
+    # packed weights, see fastgates.engine.pack
+    "bias",  # (S * Hp)
+    "unit_constant",  # (Hp)
+    "input_panel",
+    "panel",
+    "panel_2",
+    "input_panel_t",
+    "panel_t",
+    "panel_t_2",
     # gradients
+    "d_carried",  # (2 * N, B, Hp): d_state and d_start between the pieces of a backward pass, or 0
+    "sources",  # (kept rows, Hp): what a second stage multiplied, written by the backward pass
     "d_output",  # as output, or 0
     "d_output_stride",
     "d_final",  # as final, or 0
@@ -100,15 +110,6 @@ _NAMES = (
     "n_others",  # N - 1
     "n_unit_weights",  # weights of each unit on a state of its own
     "unit_weights",  # int64 (n_unit_weights, 3): its slot, its state, 1 if that after the step
-    # packed weights, see fastgates.engine.pack
-    "bias",  # (S * Hp)
-    "unit_constant",  # (Hp)
-    "input_panel",
-    "panel",
-    "panel_2",
-    "input_panel_t",
-    "panel_t",
-    "panel_t_2",
     # scratch of one worker
     "chunk_rows",  # rows of `where`, `kept` and `workspace`
     "where",  # int64 (chunk_rows): the row b * T + t of each row of the workspace
@@ -282,7 +283,7 @@ _forever: list[np.ndarray] = []  # earlier ones, to which addresses may still po
 _scratch = threading.local()
 
 
-def _arena(floats: int) -> int:
+def scratch_start(floats: int) -> int:
     """Return the address of scratch of the calling thread, at a cache line.
 
     It is kept from call to call and grows to what was needed most.
@@ -332,7 +333,7 @@ class Scratch:
 
     def start(self) -> int:
         """Return where this scratch may lie in that of the calling thread."""
-        return _arena(self.floats)
+        return scratch_start(self.floats)
 
     def place(self, call: np.ndarray, start: int) -> None:
         """Give the fields of a call places from `start` on."""

@@ -17,7 +17,7 @@ One kernel serves every cell and :class:`fastgates.Dense`, since equations play 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
@@ -351,49 +351,55 @@ class GradientPlan:
         )
 
 
+    def sum(self, call: np.ndarray) -> None:
+        """Sum over all steps at once.
+
+        Parameters
+        ----------
+        call : ndarray
+            A call that has all but the fields from ``chunk`` to ``d_bias``; with one thread, those
+            as well: :attr:`scratch` has its place.
+        """
+        kernel = weight_gradients.dispatcher
+        if self.threads == 1:
+            for begin, end in self.ranges:
+                kernel(call, begin, end, 0)
+            return
+
+        def make_worker() -> Callable[[int], None]:
+            mine = call.copy()
+            self.scratch.place(mine, self.scratch.start())
+            return lambda number: kernel(mine, *self.ranges[number], 0)
+
+        run(make_worker, len(self.ranges), self.threads)
+
+
 class WeightGradients:
     """The gradients of the weights of one direction of one layer, summed piece by piece.
 
     Parameters
     ----------
     plan : GradientPlan
-    in_one_piece : bool
-        Whether a single piece covers all steps. More pieces need scratch that outlives a call.
+        Each of its parts gets scratch of its own, which outlives a piece.
     """
 
-    def __init__(self, plan: GradientPlan, in_one_piece: bool) -> None:
+    def __init__(self, plan: GradientPlan) -> None:
         self._plan = plan
-        parts = len(plan.ranges)
-        self._states = [0] * parts
-        self._own: list[np.ndarray] | None = None
-        if not in_one_piece:
-            self._own = [aligned_empty(plan.scratch.floats) for _ in range(parts)]
+        self._states = [0] * len(plan.ranges)
+        self._own = [aligned_empty(plan.scratch.floats) for _ in plan.ranges]
 
     def add(self, call: np.ndarray) -> None:
-        """Add a piece; with the one that begins at step 0 the results are complete.
-
-        Parameters
-        ----------
-        call : ndarray
-            A call that has all but the fields from ``chunk`` to ``d_bias``.
-        """
-        plan = self._plan
-        if plan.threads == 1:
-            self._add_parts(call, range(len(plan.ranges)))
-            return
+        """Add a piece; with the one that begins at step 0 the results are complete."""
+        plan, kernel = self._plan, weight_gradients.dispatcher
 
         def make_worker() -> Callable[[int], None]:
             mine = call.copy()
-            return lambda number: self._add_parts(mine, (number,))
+
+            def add_part(number: int) -> None:
+                plan.scratch.place(mine, address(self._own[number]))
+                state = self._states[number]
+                self._states[number] = kernel(mine, *plan.ranges[number], state)
+
+            return add_part
 
         run(make_worker, len(plan.ranges), plan.threads)
-
-    def _add_parts(self, call: np.ndarray, numbers: Iterable[int]) -> None:
-        """Add a piece to some parts; `call` is filled with their scratch."""
-        scratch, own = self._plan.scratch, self._own
-        kernel = weight_gradients.dispatcher
-        start = scratch.start() if own is None else 0
-        for number in numbers:
-            scratch.place(call, start if own is None else address(own[number]))
-            begin, end = self._plan.ranges[number]
-            self._states[number] = kernel(call, begin, end, self._states[number])

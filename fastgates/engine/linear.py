@@ -12,7 +12,7 @@ from .._threads import SMALL_WORK, get_num_threads, run
 from .._vecmath import ZERO, exp_of_minus
 from .call import Scratch, address, make_call, nothing, record
 from .forward import load_row, store_row
-from .gradients import GradientPlan, WeightGradients
+from .gradients import GradientPlan
 from .multiply import call_multiply, multiply_address
 from .pack import n_blocks_of
 
@@ -195,4 +195,6 @@ def affine_gradients(x: np.ndarray, d_y: np.ndarray, d_weight: int, d_bias: int)
         d_bias_ih=d_bias,
     )
     threads = 1 if n_rows * n_inputs * n_outputs < SMALL_WORK else get_num_threads()
-    WeightGradients(GradientPlan(call, threads), True).add(call)
+    plan = GradientPlan(call, threads)
+    plan.scratch.place(call, plan.scratch.start())
+    plan.sum(call)

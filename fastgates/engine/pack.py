@@ -162,10 +162,17 @@ def _pack_matrix(weights, gates, rows, columns, panel, stamp=STAMP):
     _pack(weights, gates, INT0 + 1, rows, columns, panel)
 
 
-def _starts(sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return where arrays of so many floats start, in bytes, which there are, and all floats."""
-    starts = np.array(list(itertools.accumulate(sizes, initial=0)), np.int64)
-    return 4 * starts[:-1], (np.array(sizes) > 0).astype(np.int64), int(starts[-1])
+class _Places:
+    """Arrays of so many floats, one after the other."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        starts = list(itertools.accumulate(sizes, initial=0))
+        self.floats = starts.pop()
+        self._starts = [4 * at if size else None for at, size in zip(starts, sizes, strict=True)]
+
+    def addresses(self, first: int) -> tuple[int, ...]:
+        """Return where each array is if they begin at an address; 0 for those of no floats."""
+        return tuple([0 if start is None else first + start for start in self._starts])
 
 
 class LayerPacking:
@@ -191,12 +198,12 @@ class LayerPacking:
         )
         self._n_gates = n_gates
         width = n_blocks_of(hidden_size) * LANES
-        self._forward = _starts(
+        self._forward = _Places(
             [n_slots * width, width, n_gates * width * input_size]
             + [count * width * hidden_size for count in stages[:2]]
         )
         inputs_width = n_blocks_of(input_size) * LANES
-        self._transposed = _starts(
+        self._transposed = _Places(
             [n_gates * hidden_size * inputs_width]
             + [count * hidden_size * width for count in stages[:2]]
         )
@@ -207,7 +214,9 @@ class LayerPacking:
         first = address(self._layer) + 8 * (6 + 2 * self._n_gates)
         return first, first + 8 * self._n_gates
 
-    def forward(self, places: Sequence[int], unit_constant: int) -> tuple[np.ndarray, np.ndarray]:
+    def forward(
+        self, places: Sequence[int], unit_constant: int
+    ) -> tuple[np.ndarray, tuple[int, ...]]:
         """Pack parameters (PyTorch's shapes) for the forward pass.
 
         Parameters
@@ -219,22 +228,22 @@ class LayerPacking:
 
         Returns
         -------
-        packed, panels : ndarray
-            What must stay alive, and the addresses in it of the fields ``bias`` ... ``panel_2``.
+        packed : ndarray
+            What must stay alive.
+        addresses : tuple of int
+            The addresses in it of the fields ``bias`` ... ``panel_2``.
         """
-        starts, there, floats = self._forward
-        packed = aligned_empty(floats)
+        packed = aligned_empty(self._forward.floats)
         place = address(packed)
-        _pack_layer(address(self._layer), *places[:4], unit_constant, place)
-        return packed, (starts + place) * there
+        _pack_layer.dispatcher(address(self._layer), *places[:4], unit_constant, place)
+        return packed, self._forward.addresses(place)
 
-    def transposed(self, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def transposed(self, places: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
         """Pack parameters for back-propagation: ``input_panel_t`` ... ``panel_t_2``."""
-        starts, there, floats = self._transposed
-        packed = aligned_empty(floats)
+        packed = aligned_empty(self._transposed.floats)
         place = address(packed)
-        _pack_layer_transposed(address(self._layer), places[0], places[1], place)
-        return packed, (starts + place) * there
+        _pack_layer_transposed.dispatcher(address(self._layer), places[0], places[1], place)
+        return packed, self._transposed.addresses(place)
 
 
 _ONE_SLOT = np.zeros(1, np.int64)

@@ -29,6 +29,7 @@ from .call import (
     make_call,
     nothing,
     packer,
+    scratch_start,
     slot_row_of,
 )
 from .gradients import GradientPlan, WeightGradients
@@ -109,7 +110,7 @@ def full_batch(size: int, time: int) -> Batch:
     return Batch(size, time, rows, lengths, None, size * time, time, addresses)
 
 
-@dataclass
+@dataclass(slots=True)
 class Saved:
     """What the forward pass of one direction of one layer keeps for back-propagation.
 
@@ -139,12 +140,20 @@ class Saved:
     prepared: Prepared
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Prepared:
-    """Packed weights of one direction, and a call with all fields that depend on them alone."""
+    """Packed weights of one direction.
 
-    call: np.ndarray
-    panels: object  # keeps what the call points to alive
+    Attributes
+    ----------
+    arrays : tuple of ndarray
+        They hold what the addresses point to.
+    addresses : tuple of int
+        The fields ``bias`` ... ``panel_2`` of a call, or ``input_panel_t`` ... ``panel_t_2``.
+    """
+
+    arrays: tuple[np.ndarray, ...]
+    addresses: tuple[int, ...]
 
 
 class Direction:
@@ -161,6 +170,8 @@ class Direction:
         Of its outputs in a row of the layer's output.
     settings : ndarray of float32, optional
         The numbers that the equations of a cell with functions to choose take.
+    has_unit_weights : bool
+        Whether units have weights on states of their own.
     """
 
     def __init__(
@@ -173,6 +184,7 @@ class Direction:
         index: int,
         column: int,
         settings: np.ndarray | None = None,
+        has_unit_weights: bool = False,
     ) -> None:
         self.cell = cell
         self.settings = settings
@@ -183,6 +195,7 @@ class Direction:
         self.column = column
         self.n_blocks = n_blocks_of(hidden_size)
         self._packing = LayerPacking(cell, input_size, hidden_size)
+        self._has_unit_weights = has_unit_weights
         self._template: np.ndarray | None = None
         self._slot_row = slot_row_of(len(cell.slots), self.n_blocks * LANES)
         self._n_states = len(cell.states)
@@ -191,8 +204,8 @@ class Direction:
         self._unit_weights = np.array(cell.unit_weights, np.int64)
         self._plans: dict[tuple[object, ...], _Plan] = {}
         self._last_plans: list[tuple[Any, ...]] = [(None,), (None,)]  # of each kind
-        self._gradient_plans: dict[int, GradientPlan] = {}
-        self._spare: list[tuple[np.ndarray, ...]] = []  # at most one set of buffers
+        # What a tape kept, for the next one; at most one set.
+        self._spare: list[tuple[int, tuple[np.ndarray, ...]]] = []
         weights = len(cell.gates) * hidden_size * hidden_size
         self._most_rows = 4 * _MOST_ROWS if weights > _WEIGHTS_FLOATS else _MOST_ROWS
         # Multiply-adds of one step of one sequence.
@@ -200,8 +213,8 @@ class Direction:
 
     def __getstate__(self) -> dict[str, object]:
         # What holds addresses is made again.
-        state = self.__dict__ | {"_template": None, "_spare": [], "_plans": {}}
-        return state | {"_gradient_plans": {}, "_last_plans": [(None,), (None,)]}
+        fresh = {"_template": None, "_spare": [], "_plans": {}, "_last_plans": [(None,), (None,)]}
+        return self.__dict__ | fresh
 
     def prepare(
         self,
@@ -210,27 +223,23 @@ class Direction:
         unit_weights: np.ndarray | None = None,
     ) -> Prepared:
         """Pack the parameters (PyTorch's shapes) for the forward pass."""
-        packed, panels = self._packing.forward(places, address(unit_constant))
-        if self._template is None:
-            self._template = self._make_template()
-        call = self._template.copy()
-        call[_PACKED] = panels
+        packed, addresses = self._packing.forward(places, address(unit_constant))
         if not self.cell.unit_weights:
-            return Prepared(call, packed)
+            return Prepared((packed,), addresses)
         # In a place of their own, as there are several.
         padded = aligned_empty((len(self.cell.unit_weights), self.n_blocks * LANES))
         padded[...] = 0
         if unit_weights is not None:
             padded[:, : self.hidden_size] = unit_weights.reshape(len(padded), -1)
-            call[FIELD["n_unit_weights"]] = len(padded)
-        call[FIELD["unit_constant"]] = address(padded)
-        return Prepared(call, (packed, padded))
+        return Prepared((packed, padded), (addresses[0], address(padded), *addresses[2:]))
 
-    def _make_template(self) -> np.ndarray:
-        """Return a call with the fields that depend on the layer alone."""
+    def _call(self) -> np.ndarray:
+        """Return a call with the fields that depend on the layer alone; not to be changed."""
+        if self._template is not None:
+            return self._template
         cell = self.cell
         stages = [count for _, count in cell.stages]
-        return make_call(
+        self._template = make_call(
             input_size=self.input_size,
             hidden_size=self.hidden_size,
             n_units=self.hidden_size,
@@ -248,15 +257,15 @@ class Direction:
             nothing=nothing(self.n_blocks * LANES),
             settings=address(self.settings),
             n_others=self._n_states - 1,
+            n_unit_weights=len(cell.unit_weights) if self._has_unit_weights else 0,
             unit_weights=address(self._unit_weights),
         )
+        return self._template
 
     def prepare_backward(self, places: Places) -> Prepared:
         """Pack the parameters (PyTorch's shapes) for back-propagation."""
-        packed, panels = self._packing.transposed(places)
-        call = make_call()
-        call[_PACKED_T] = panels
-        return Prepared(call, packed)
+        packed, addresses = self._packing.transposed(places)
+        return Prepared((packed,), addresses)
 
     def forward(
         self,
@@ -311,11 +320,12 @@ class Direction:
             address(batch.resets),
         )
         place, kernel = address(carried), self.cell.forward.dispatcher
+        weights = prepared.addresses
         if not keep:
             plan = self._plan(_FORWARD, batch, batch.time, False)
             end, after = first + batch.time, address(carried_on)
-            call = plan.call_with(prepared)
-            _pack_head(call, 0, *arrays, 0, 0, 0, first, end, first, first, place, after)
+            call = plan.new_call()
+            _pack_head(call, 0, *arrays, 0, 0, first, end, first, first, place, after, *weights)
             plan.run(kernel, call)
             return None
         longest = batch.longest
@@ -323,18 +333,18 @@ class Direction:
             plan = self._plan(_FORWARD, batch, longest, True)
             kept = self._buffers(size * longest)
             saved, cells = address(kept[0]), address(kept[1])
-            call = plan.call_with(prepared)
-            _pack_head(call, 0, *arrays, saved, cells, 0, 0, longest, 0, 0, place, 0)
+            call = plan.new_call()
+            _pack_head(call, 0, *arrays, saved, cells, 0, longest, 0, 0, place, 0, *weights)
             plan.run(kernel, call)
             return Saved(call, kept, longest, carried, None, prepared)
         shape = (-(-longest // segment) - 1, *self._carried_shape(batch))
         checkpoints = aligned_empty(shape)
         plan = self._plan(_FORWARD, batch, segment, False)
-        call = plan.call_with(prepared)
+        call = plan.new_call()
         for number, begin in enumerate(range(0, longest, segment)):
             after = address(checkpoints[number]) if number < shape[0] else 0
             end = min(longest, begin + segment)
-            _pack_head(call, 0, *arrays, 0, 0, 0, begin, end, begin, 0, place, after)
+            _pack_head(call, 0, *arrays, 0, 0, begin, end, begin, 0, place, after, *weights)
             plan.run(kernel, call)
             place = after
         return Saved(call, (), segment, carried, checkpoints, prepared)
@@ -365,11 +375,30 @@ class Direction:
             Of zeros; this direction's part is filled with the gradients of the states after each
             step. All results are the same bits, but the kernel is called for each step.
         """
-        call = saved.call + prepared.call
+        longest = batch.longest
+        piece, row = saved.segment, batch.size * self.n_blocks * LANES
+        sources = None
+        if self._two_stages:
+            # What the second stage multiplied is not kept, but made again for so many steps.
+            piece = min(piece, max(1, _SOURCES_FLOATS // row, longest // _MOST_PIECES))
+        if d_states is not None:
+            piece = 1
+            self._fill_last_states(d_states[:, self.index], batch, d_output, d_final)
+        if self._two_stages:
+            sources = aligned_empty(piece * row)
+        whole, d_carried = piece >= longest, None
+        if not whole:
+            d_carried = aligned_empty((2 * self._n_states, row))
+        plan = self._plan(_BACKWARD, batch, piece, d_input is not None)
+        call = plan.new_call()
+        call[:_N_SHARED] = saved.call[:_N_SHARED]
         start = self._state_place * batch.size
         _pack_gradients(
             call,
             _GRADIENTS_AT,
+            *prepared.addresses,
+            address(d_carried),
+            address(sources),
             0 if d_output is None else address(d_output) + 4 * self.column,
             0 if d_output is None else d_output.shape[2],
             0 if d_final is None else address(d_final) + start,
@@ -377,54 +406,55 @@ class Direction:
             address(d_input),
             *d_weights,
         )
-        longest, segment, width = batch.longest, saved.segment, self.n_blocks * LANES
-        piece, row = segment, batch.size * width
-        if self._two_stages:
-            # What the second stage multiplied is not kept, but made again for so many steps.
-            piece = min(piece, max(1, _SOURCES_FLOATS // row, longest // _MOST_PIECES))
-            sources = aligned_empty(piece * row)
-        if d_states is not None:
-            piece = 1
-            self._fill_last_states(d_states[:, self.index], batch, d_output, d_final)
-        d_carried = None
-        if piece < longest:
-            d_carried = aligned_empty((2 * self._n_states, batch.size, width))
-            call[FIELD["d_carried"]] = address(d_carried)
-        kept = saved.kept
+        if whole:
+            plan.run(self.cell.backward.dispatcher, call)
+            plan.gradients.sum(call)
+            kept = saved.kept
+        else:
+            kept = self._run_pieces(plan, call, batch, saved, piece, d_states, d_carried)
+        self._spare[:] = [(batch.size * saved.segment, kept)]
+
+    def _run_pieces(
+        self,
+        plan: _Plan,
+        call: np.ndarray,
+        batch: Batch,
+        saved: Saved,
+        piece: int,
+        d_states: np.ndarray | None,
+        d_carried: np.ndarray,
+    ) -> tuple[np.ndarray, ...]:
+        """Run back-propagation piece by piece; return the buffers of a segment."""
+        longest, segment, kept = batch.longest, saved.segment, saved.kept
         if not kept:
             kept = self._buffers(batch.size * segment)
             call[_KEPT] = (address(kept[0]), address(kept[1]))
-        # Every part gathers all columns for its own units, so sharing pays later than elsewhere.
-        threads = self._threads_for(batch, longest, 3)
-        gradient_plan = self._gradient_plans.get(threads)
-        if gradient_plan is None:
-            gradient_plan = self._gradient_plans[threads] = GradientPlan(call, threads)
-        weights = WeightGradients(gradient_plan, piece >= longest)
+        sources, row = int(call[_SOURCES]), batch.size * self.n_blocks * LANES
+        weights = WeightGradients(plan.gradients)
         for begin in range((longest - 1) // segment * segment, -1, -segment):
             end = min(longest, begin + segment)
             carried = address(saved.carried)
             if saved.checkpoints is not None:
                 if begin:
                     carried = address(saved.checkpoints[begin // segment - 1])
-                again = saved.call.copy()
-                again[_KEPT] = call[_KEPT]
-                _pack_piece(again, _PIECE_AT, begin, end, begin, 0, carried, 0)
-                again[_RETURNED] = 0  # the user's by now, and known
-                plan = self._plan(_FORWARD, batch, end - begin, True)
-                plan.place(again)
-                plan.run(self.cell.forward.dispatcher, again)
+                again = self._plan(_FORWARD, batch, end - begin, True)
+                once_more = again.new_call()
+                once_more[:_N_SHARED] = saved.call[:_N_SHARED]
+                once_more[_KEPT] = call[_KEPT]
+                _pack_piece(once_more, _PIECE_AT, begin, end, begin, 0, carried, 0)
+                once_more[_RETURNED] = 0  # the user's by now, and known
+                again.run(self.cell.forward.dispatcher, once_more)
             for first in range(begin + (end - begin - 1) // piece * piece, begin - 1, -piece):
                 last = min(end, first + piece)
                 _pack_piece(call, _PIECE_AT, first, last, begin, 0, carried, 0)
-                if self._two_stages:
-                    call[_SOURCES] = address(sources) - 4 * (first - begin) * row
-                plan = self._plan(_BACKWARD, batch, min(piece, end - first), d_input is not None)
+                if sources:
+                    call[_SOURCES] = sources - 4 * (first - begin) * row
                 plan.place(call)
                 plan.run(self.cell.backward.dispatcher, call)
                 weights.add(call)
-                if d_states is not None and d_carried is not None and first > 0:
+                if d_states is not None and first > 0:
                     self._add_carried(d_states[:, self.index], batch, d_carried, first - 1)
-        self._spare[:] = [kept]
+        return kept
 
     def _fill_last_states(
         self,
@@ -503,15 +533,24 @@ class Direction:
         last = self._last_plans[kind]
         if last[0] is batch and last[1:4] == (steps, option, get_num_threads()):
             return last[4]
-        threads = self._threads_for(batch, steps)
-        key = (kind, batch.size, steps, option, threads)
+        threads, shares = self._threads_for(batch, steps), 0
+        if kind == _BACKWARD:
+            # Every part of the weight gradients gathers all columns for its own units, so sharing
+            # pays later than elsewhere.
+            shares = self._threads_for(batch, batch.longest, 3)
+        key = (kind, batch.size, steps, option, threads, shares)
         plan = self._plans.get(key)
         if plan is None:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
             bounds, rows = _ranges(batch.size, self._most_rows, threads)
-            scratch = self._backward_scratch if kind == _BACKWARD else self._forward_scratch
-            plan = self._plans[key] = _Plan(threads, bounds, scratch(rows, steps, option))
+            call = self._call()
+            if kind == _BACKWARD:
+                gradients, make = GradientPlan(call, shares), self._backward_scratch
+            else:
+                gradients, make = None, self._forward_scratch
+            scratch = make(rows, steps, option)
+            plan = self._plans[key] = _Plan(call, threads, bounds, scratch, gradients)
         self._last_plans[kind] = (batch, steps, option, get_num_threads(), plan)
         return plan
 
@@ -581,15 +620,14 @@ class Direction:
         Fresh memory costs a page fault every 4 KiB, which for small networks is a good part of a
         training step.
         """
-        width = self.n_blocks * LANES
-        sizes = (rows * self._slot_row, rows * (self._n_states - 1) * width)
         try:
-            spare = self._spare.pop()
+            size, spare = self._spare.pop()
         except IndexError:
-            spare = ()
-        if tuple(array.size for array in spare) == sizes:
+            size = -1
+        if size == rows:
             return spare
-        return tuple(aligned_empty(size) for size in sizes)
+        others = (self._n_states - 1) * self.n_blocks * LANES
+        return aligned_empty(rows * self._slot_row), aligned_empty(rows * others)
 
 
 def _fields(first: str, last: str) -> slice:
@@ -600,11 +638,10 @@ _FORWARD, _BACKWARD = 0, 1
 _RETURNED = [FIELD["output"], FIELD["output_stride"], FIELD["final"]]
 _KEPT = _fields("saved", "cells")
 _SOURCES = FIELD["sources"]
-_PACKED = _fields("bias", "panel_2")
-_PACKED_T = _fields("input_panel_t", "panel_t_2")
-_pack_head, _ = packer("x", "carried_on")
+_N_SHARED = FIELD["panel_2"] + 1  # what a backward pass takes over from the forward pass
+_pack_head, _ = packer("x", "panel_2")
 _pack_piece, _PIECE_AT = packer("first_step", "carried_on")
-_pack_gradients, _GRADIENTS_AT = packer("d_output", "d_unit_weights")
+_pack_gradients, _GRADIENTS_AT = packer("input_panel_t", "d_unit_weights")
 
 
 def _ranges(size: int, most_rows: int, threads: int) -> tuple[list[int], int]:
@@ -624,40 +661,65 @@ def _ranges(size: int, most_rows: int, threads: int) -> tuple[list[int], int]:
 
 
 class _Plan:
-    """How a pass over a batch of some size is cut into ranges, and the scratch of a worker."""
+    """How a pass over a batch of some size is cut into ranges, and where its scratch lies.
 
-    __slots__ = ("_ranges", "_ready", "_scratch", "threads")
+    Parameters
+    ----------
+    call : ndarray
+        A call of the layer, which is not changed.
+    threads : int
+    bounds : list of int
+        Of the ranges.
+    scratch : Scratch
+        Of a worker.
+    gradients : GradientPlan or None
+        Of a backward pass: how the weight gradients follow.
+    """
 
-    def __init__(self, threads: int, bounds: list[int], scratch: Scratch) -> None:
+    __slots__ = ("_call", "_floats", "_placed", "_ranges", "_ready", "_scratch", "gradients", "threads")
+
+    def __init__(
+        self,
+        call: np.ndarray,
+        threads: int,
+        bounds: list[int],
+        scratch: Scratch,
+        gradients: GradientPlan | None,
+    ) -> None:
         self.threads = threads
+        self.gradients = gradients
+        self._call = call
         self._ranges = list(itertools.pairwise(bounds))
         self._scratch = scratch
-        self._ready: tuple[Prepared | None, int, np.ndarray] = (None, 0, _NO_CALL)
+        # What the calling thread alone uses is placed beforehand.
+        self._placed = [scratch] if threads == 1 else []
+        if gradients is not None and gradients.threads == 1:
+            self._placed.append(gradients.scratch)
+        self._floats = max([scratch.floats for scratch in self._placed], default=0)
+        self._ready = (-1, call)
 
-    def call_with(self, prepared: Prepared) -> np.ndarray:
+    def new_call(self) -> np.ndarray:
         """Return a call with all that does not change from pass to pass, to be filled."""
-        if self.threads > 1:
-            return prepared.call.copy()
-        start, ready = self._scratch.start(), self._ready
-        if ready[0] is prepared and ready[1] == start:
-            return ready[2].copy()
-        call = prepared.call.copy()
-        self._scratch.place(call, start)
-        self._ready = (prepared, start, call.copy())
-        return call
+        start, ready = scratch_start(self._floats), self._ready
+        if ready[0] != start:
+            call = self._call.copy()
+            self.place(call)
+            ready = self._ready = (start, call)
+        return ready[1].copy()
 
     def place(self, call: np.ndarray) -> None:
-        """Give a call of another origin than :meth:`call_with` its scratch."""
-        if self.threads == 1:
-            self._scratch.place(call, self._scratch.start())
+        """Give a call its scratch once more, which may have moved since."""
+        start = scratch_start(self._floats)
+        for scratch in self._placed:
+            scratch.place(call, start)
 
     def run(self, kernel: Callable[..., None], call: np.ndarray) -> None:
         """Run a kernel over the ranges."""
-        ranges = self._ranges
         if self.threads == 1:
-            for begin, end in ranges:
+            for begin, end in self._ranges:
                 kernel(call, begin, end)
             return
+        ranges = self._ranges
 
         def make_worker() -> Callable[[int], None]:
             mine = call.copy()
@@ -665,6 +727,3 @@ class _Plan:
             return lambda number: kernel(mine, *ranges[number])
 
         run(make_worker, len(ranges), self.threads)
-
-
-_NO_CALL = np.empty(0, np.int64)
