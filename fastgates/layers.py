@@ -191,7 +191,6 @@ class Recurrent(Module):
             for direction in self._directions
         ]
         self._packed: tuple[int, list[passes.Prepared]] | None = None
-        self._transposed: tuple[int, list[passes.Prepared]] | None = None
         random, self._dropout_random = np.random.default_rng(seed).spawn(2)
         bound = 1 / np.sqrt(self.hidden_size)
         self._vector[:] = random.uniform(-bound, bound, self._vector.size)
@@ -212,7 +211,7 @@ class Recurrent(Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights hold addresses: a copy packs its own.
-        return super().__getstate__() | {"_packed": None, "_transposed": None}
+        return super().__getstate__() | {"_packed": None}
 
     def _settings(self) -> Sequence[np.ndarray | None]:
         """Check the options of cells with functions to choose; return each direction's settings."""
@@ -265,29 +264,18 @@ class Recurrent(Module):
             return None
         return self.parameters[f"weight_peephole_{self._suffix(direction)}"]
 
-    def _prepared(self) -> list[passes.Prepared]:
-        """Return the packed weights of each direction, packed anew after a change."""
-        packed, version = self._packed, self._version
-        if packed is None or packed[0] != version:
-            prepared = [
-                direction.prepare(
-                    self._places(self._vector, direction),
-                    self._unit_constant,
-                    self._peepholes(direction),
-                )
-                for direction in self._directions
-            ]
-            packed = self._packed = (version, prepared)
-        return packed[1]
+    def _prepared(self, transposed: bool = False) -> list[passes.Prepared]:
+        """Return the packed weights of each direction, packed anew after a change.
 
-    def _prepared_backward(self) -> list[passes.Prepared]:
-        packed, version = self._transposed, self._version
-        if packed is None or packed[0] != version:
-            prepared = [
-                direction.prepare_backward(self._places(self._vector, direction))
-                for direction in self._directions
-            ]
-            packed = self._transposed = (version, prepared)
+        For back-propagation as well if they are `transposed`.
+        """
+        packed, version = self._packed, self._version
+        if packed is None or packed[0] != version or (transposed and not packed[1][0].transposed):
+            constant, prepared = self._unit_constant, []
+            for direction in self._directions:
+                places, weights = self._places(self._vector, direction), self._peepholes(direction)
+                prepared.append(direction.prepare(places, constant, weights, transposed))
+            packed = self._packed = (version, prepared)
         return packed[1]
 
     # -- Checks -----------------------------------------------------------------------------------
@@ -511,7 +499,7 @@ class Recurrent(Module):
         tape = Tape(self, self._version, batch, initial, [], [], [], []) if keep else None
         empty = batch.steps == 0
         final = self._new_states(batch, initial)
-        prepared = self._prepared()
+        prepared = self._prepared(transposed=keep)
         for layer in range(self.num_layers):
             mask = None
             if layer > 0 and training and self.dropout > 0:
@@ -738,7 +726,6 @@ class Recurrent(Module):
             start = self._states_out(d_final) if initial_gradient else None
             return Gradients(d_input, start, vector, self._shapes, every)
         d_initial = np.empty(states, FLOAT32) if initial_gradient else None
-        prepared = self._prepared_backward()
         for layer in reversed(range(self.num_layers)):
             d_input = None
             for direction in self._layer(layer):
@@ -750,10 +737,9 @@ class Recurrent(Module):
                     # Steps past the end of a sequence are not written.
                     full = batch.steps == batch.size * batch.time
                     part = np.empty(x.shape, FLOAT32) if full else np.zeros(x.shape, FLOAT32)
-                weights = prepared[direction.index]
                 d_weights = self._places(vector, direction)
                 direction.backward(
-                    weights, batch, saved, d_current, d_final, d_initial, part, d_weights, d_states
+                    batch, saved, d_current, d_final, d_initial, part, d_weights, d_states
                 )
                 tape.saved[direction.index] = None
                 d_input = part if d_input is None or part is None else d_input + part

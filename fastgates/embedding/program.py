@@ -280,7 +280,7 @@ class _Builder:
         for direction, prepared in zip(module._directions, module._prepared(), strict=True):
             # The weights as the layer itself has packed them: addresses become places.
             arrays = list(prepared.arrays)
-            addresses = dict(zip(_PACKED, prepared.addresses, strict=True))
+            addresses = dict(zip(_PACKED, prepared.addresses, strict=False))
             if direction.settings is not None:
                 arrays.append(direction.settings)
                 addresses["settings"] = address(direction.settings)

@@ -88,11 +88,38 @@ def _add_bias(bias, slots, n_gates, hidden, total):
             store(target, start + k, load(target, start + k) + vector)
 
 
+@helper
+def _pack_layer_transposed(layer, weight_ih, weight_hh, target):
+    """Pack the weights of a layer for products that carry gradients the other way."""
+    numbers = int_pointer(layer)
+    n_gates, n_stage, n_stage_2, hidden, columns = (
+        numbers[0],
+        numbers[1],
+        numbers[2],
+        numbers[4],
+        numbers[5],
+    )
+    matrix, gates, count, size = weight_ih, layer + 8 * 6, n_gates, columns
+    for part in range(3):
+        if count > 0:
+            _pack_transposed(matrix, gates, count, hidden, size, target)
+            target += 4 * count * hidden * ((size + LANES - 1) // LANES * LANES)
+        gates += 8 * count
+        matrix, size = weight_hh, hidden
+        if part == 0:
+            count = n_stage
+        else:
+            count = n_stage_2
+
+
 @kernel
-def _pack_layer(layer, weight_ih, weight_hh, bias_ih, bias_hh, constant, target, stamp=STAMP):
+def _pack_layer(
+    layer, weight_ih, weight_hh, bias_ih, bias_hh, constant, target, transposed, stamp=STAMP
+):
     """Pack the parameters of a layer, one after the other at the address `target`.
 
-    `layer` is the address of what :class:`LayerPacking` says of it, the others are of parameters.
+    And the transposed weights at the address `transposed`, unless it is 0. `layer` is the address
+    of what :class:`LayerPacking` says of it, the others are of parameters.
     """
     numbers = int_pointer(layer)
     n_gates, n_stage, n_stage_2, n_slots, hidden, columns = (
@@ -130,49 +157,14 @@ def _pack_layer(layer, weight_ih, weight_hh, bias_ih, bias_hh, constant, target,
         else:
             gates += 8 * n_stage
             count = n_stage_2
-
-
-@kernel
-def _pack_layer_transposed(layer, weight_ih, weight_hh, target, stamp=STAMP):
-    """Pack the weights of a layer for products that carry gradients the other way."""
-    numbers = int_pointer(layer)
-    n_gates, n_stage, n_stage_2, hidden, columns = (
-        numbers[0],
-        numbers[1],
-        numbers[2],
-        numbers[4],
-        numbers[5],
-    )
-    matrix, gates, count, size = weight_ih, layer + 8 * 6, n_gates, columns
-    for part in range(3):
-        if count > 0:
-            _pack_transposed(matrix, gates, count, hidden, size, target)
-            target += 4 * count * hidden * ((size + LANES - 1) // LANES * LANES)
-        gates += 8 * count
-        matrix, size = weight_hh, hidden
-        if part == 0:
-            count = n_stage
-        else:
-            count = n_stage_2
+    if transposed != 0:
+        _pack_layer_transposed(layer, weight_ih, weight_hh, transposed)
 
 
 @kernel
 def _pack_matrix(weights, gates, rows, columns, panel, stamp=STAMP):
     """Pack a matrix (rows, columns)."""
     _pack(weights, gates, INT0 + 1, rows, columns, panel)
-
-
-class _Places:
-    """Arrays of so many floats, one after the other."""
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        starts = list(itertools.accumulate(sizes, initial=0))
-        self.floats = starts.pop()
-        self._starts = [4 * at if size else None for at, size in zip(starts, sizes, strict=True)]
-
-    def addresses(self, first: int) -> tuple[int, ...]:
-        """Return where each array is if they begin at an address; 0 for those of no floats."""
-        return tuple([0 if start is None else first + start for start in self._starts])
 
 
 class LayerPacking:
@@ -198,15 +190,19 @@ class LayerPacking:
         )
         self._n_gates = n_gates
         width = n_blocks_of(hidden_size) * LANES
-        self._forward = _Places(
-            [n_slots * width, width, n_gates * width * input_size]
-            + [count * width * hidden_size for count in stages[:2]]
-        )
         inputs_width = n_blocks_of(input_size) * LANES
-        self._transposed = _Places(
-            [n_gates * hidden_size * inputs_width]
-            + [count * hidden_size * width for count in stages[:2]]
-        )
+        forward = [n_slots * width, width, n_gates * width * input_size]
+        forward += [count * width * hidden_size for count in stages[:2]]
+        backward = [n_gates * hidden_size * inputs_width]
+        backward += [count * hidden_size * width for count in stages[:2]]
+        sizes = forward + backward
+        starts = [4 * start for start in itertools.accumulate(sizes, initial=0)]
+        there = [start if size else None for start, size in zip(starts, sizes, strict=False)]
+        # Bytes from the first array to the transposed ones, and the starts of all arrays: without
+        # those, and with them.
+        self._transposed_at = starts[len(forward)]
+        self._without = (starts[len(forward)] // 4, [*there[: len(forward)], *[None] * len(backward)])
+        self._all = (starts[-1] // 4, there)
 
     @property
     def places(self) -> tuple[int, int]:
@@ -214,10 +210,10 @@ class LayerPacking:
         first = address(self._layer) + 8 * (6 + 2 * self._n_gates)
         return first, first + 8 * self._n_gates
 
-    def forward(
-        self, places: Sequence[int], unit_constant: int
+    def pack(
+        self, places: Sequence[int], unit_constant: int, transposed: bool
     ) -> tuple[np.ndarray, tuple[int, ...]]:
-        """Pack parameters (PyTorch's shapes) for the forward pass.
+        """Pack parameters (PyTorch's shapes).
 
         Parameters
         ----------
@@ -225,25 +221,24 @@ class LayerPacking:
             Addresses of weight_ih, weight_hh, bias_ih, bias_hh, and maybe more.
         unit_constant : int
             Address of a fixed number for each unit, or 0.
+        transposed : bool
+            Whether for back-propagation as well.
 
         Returns
         -------
         packed : ndarray
             What must stay alive.
         addresses : tuple of int
-            The addresses in it of the fields ``bias`` ... ``panel_2``.
+            The addresses in it of the fields ``bias`` ... ``panel_t_2``, 0 for what there is not.
         """
-        packed = aligned_empty(self._forward.floats)
-        place = address(packed)
-        _pack_layer.dispatcher(address(self._layer), *places[:4], unit_constant, place)
-        return packed, self._forward.addresses(place)
-
-    def transposed(self, places: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
-        """Pack parameters for back-propagation: ``input_panel_t`` ... ``panel_t_2``."""
-        packed = aligned_empty(self._transposed.floats)
-        place = address(packed)
-        _pack_layer_transposed.dispatcher(address(self._layer), places[0], places[1], place)
-        return packed, self._transposed.addresses(place)
+        floats, starts = self._all if transposed else self._without
+        packed = aligned_empty(floats)
+        at = address(packed)
+        transposed_at = at + self._transposed_at if transposed else 0
+        _pack_layer.dispatcher(
+            address(self._layer), *places[:4], unit_constant, at, transposed_at
+        )
+        return packed, tuple([0 if start is None else at + start for start in starts])
 
 
 _ONE_SLOT = np.zeros(1, np.int64)

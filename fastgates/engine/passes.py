@@ -149,11 +149,14 @@ class Prepared:
     arrays : tuple of ndarray
         They hold what the addresses point to.
     addresses : tuple of int
-        The fields ``bias`` ... ``panel_2`` of a call, or ``input_panel_t`` ... ``panel_t_2``.
+        The fields ``bias`` ... ``panel_t_2`` of a call.
+    transposed : bool
+        Whether those of back-propagation are among them.
     """
 
     arrays: tuple[np.ndarray, ...]
     addresses: tuple[int, ...]
+    transposed: bool
 
 
 class Direction:
@@ -220,18 +223,20 @@ class Direction:
         self,
         places: Places,
         unit_constant: np.ndarray | None,
-        unit_weights: np.ndarray | None = None,
+        unit_weights: np.ndarray | None,
+        transposed: bool,
     ) -> Prepared:
-        """Pack the parameters (PyTorch's shapes) for the forward pass."""
-        packed, addresses = self._packing.forward(places, address(unit_constant))
+        """Pack the parameters (PyTorch's shapes), maybe for back-propagation as well."""
+        packed, addresses = self._packing.pack(places, address(unit_constant), transposed)
         if not self.cell.unit_weights:
-            return Prepared((packed,), addresses)
+            return Prepared((packed,), addresses, transposed)
         # In a place of their own, as there are several.
         padded = aligned_empty((len(self.cell.unit_weights), self.n_blocks * LANES))
         padded[...] = 0
         if unit_weights is not None:
             padded[:, : self.hidden_size] = unit_weights.reshape(len(padded), -1)
-        return Prepared((packed, padded), (addresses[0], address(padded), *addresses[2:]))
+        addresses = (addresses[0], address(padded), *addresses[2:])
+        return Prepared((packed, padded), addresses, transposed)
 
     def _call(self) -> np.ndarray:
         """Return a call with the fields that depend on the layer alone; not to be changed."""
@@ -261,11 +266,6 @@ class Direction:
             unit_weights=address(self._unit_weights),
         )
         return self._template
-
-    def prepare_backward(self, places: Places) -> Prepared:
-        """Pack the parameters (PyTorch's shapes) for back-propagation."""
-        packed, addresses = self._packing.transposed(places)
-        return Prepared((packed,), addresses)
 
     def forward(
         self,
@@ -351,7 +351,6 @@ class Direction:
 
     def backward(
         self,
-        prepared: Prepared,
         batch: Batch,
         saved: Saved,
         d_output: np.ndarray | None,
@@ -396,7 +395,6 @@ class Direction:
         _pack_gradients(
             call,
             _GRADIENTS_AT,
-            *prepared.addresses,
             address(d_carried),
             address(sources),
             0 if d_output is None else address(d_output) + 4 * self.column,
@@ -638,10 +636,10 @@ _FORWARD, _BACKWARD = 0, 1
 _RETURNED = [FIELD["output"], FIELD["output_stride"], FIELD["final"]]
 _KEPT = _fields("saved", "cells")
 _SOURCES = FIELD["sources"]
-_N_SHARED = FIELD["panel_2"] + 1  # what a backward pass takes over from the forward pass
-_pack_head, _ = packer("x", "panel_2")
+_N_SHARED = FIELD["panel_t_2"] + 1  # what a backward pass takes over from the forward pass
+_pack_head, _ = packer("x", "panel_t_2")
 _pack_piece, _PIECE_AT = packer("first_step", "carried_on")
-_pack_gradients, _GRADIENTS_AT = packer("input_panel_t", "d_unit_weights")
+_pack_gradients, _GRADIENTS_AT = packer("d_carried", "d_unit_weights")
 
 
 def _ranges(size: int, most_rows: int, threads: int) -> tuple[list[int], int]:
