@@ -47,7 +47,7 @@ State = (
 )
 
 
-@dataclass
+@dataclass(slots=True)
 class Tape:
     """What :meth:`Recurrent.forward` keeps for :meth:`Recurrent.backward`; good for one use."""
 
@@ -170,6 +170,11 @@ class Recurrent(Module):
             )
             for layer in range(self.num_layers)
             for direction in range(self.num_directions)
+        ]
+        # Those of each of the stacked layers.
+        self._layers = [
+            self._directions[first : first + self.num_directions]
+            for first in range(0, len(self._directions), self.num_directions)
         ]
         shapes: dict[str, tuple[int, ...]] = {}
         rows = len(self.cell.gates) * self.hidden_size
@@ -464,18 +469,12 @@ class Recurrent(Module):
         ValueError, TypeError
             If an argument has the wrong shape, dtype or range.
         """
-        segment = None if segment is None else positive_integer("segment", segment)
+        if segment is not None:
+            segment = positive_integer("segment", segment)
         if self._device != "cpu":
             return self._cuda().forward(x, initial_state, lengths, resets, training, segment)
         output, final, tape = self._forward(
-            x,
-            initial_state,
-            lengths,
-            resets,
-            keep=True,
-            training=training,
-            segment=segment,
-            copy=copy,
+            x, initial_state, lengths, resets, True, training, segment, None, copy
         )
         assert tape is not None
         return output, final, tape
@@ -497,33 +496,31 @@ class Recurrent(Module):
         batch = self._batch(current, lengths, resets)
         initial = self._states_in("initial_state", initial_state, batch.size)
         tape = Tape(self, self._version, batch, initial, [], [], [], []) if keep else None
-        empty = batch.steps == 0
         final = self._new_states(batch, initial)
-        prepared = self._prepared(transposed=keep)
-        for layer in range(self.num_layers):
+        prepared = self._prepared(keep)
+        shape = (batch.size, batch.time, self.num_directions * self.hidden_size)
+        for layer, directions in enumerate(self._layers):
             mask = None
             if layer > 0 and training and self.dropout > 0:
                 mask = self._dropout_mask(current.shape)
                 current = current * mask
-            shape = (batch.size, batch.time, self.num_directions * self.hidden_size)
-            padded = lengths is not None
             output = aligned_empty(shape)
-            if padded:
+            if lengths is not None:
                 output[...] = 0
-            for direction in self._layer(layer):
+            for direction in directions:
                 saved = None
-                if not empty:
-                    weights = prepared[direction.index]
+                if batch.steps:
+                    index = direction.index
                     saved = direction.forward(
-                        weights,
+                        prepared[index],
                         batch,
                         current,
                         initial,
                         output,
                         final,
-                        keep=keep,
-                        segment=segment,
-                        carried=None if carried is None else carried[direction.index],
+                        keep,
+                        segment,
+                        None if carried is None else carried[index],
                     )
                 if tape is not None:
                     tape.saved.append(saved)
@@ -602,7 +599,7 @@ class Recurrent(Module):
                 output = None
                 if layer < self.num_layers - 1:
                     output = aligned_empty(shape)
-                for direction in self._layer(layer):
+                for direction in self._layers[layer]:
                     weights = prepared[direction.index]
                     direction.forward(weights, batch, x, initial, output, final)
                 if output is not None:
@@ -637,18 +634,15 @@ class Recurrent(Module):
                     current = output
         return final
 
+    def _states_shape(self, batch: passes.Batch) -> tuple[int, int, int, int]:
+        return len(self.cell.states), len(self._directions), batch.size, self.hidden_size
+
     def _new_states(self, batch: passes.Batch, initial: np.ndarray | None) -> np.ndarray:
         """Return states to be filled, which hold the initial ones where there are no steps."""
-        shape = (len(self.cell.states), len(self._directions), batch.size, self.hidden_size)
-        final = np.empty(shape, FLOAT32)
+        final = np.empty(self._states_shape(batch), FLOAT32)
         if batch.steps == 0:
             final[...] = 0 if initial is None else initial
         return final
-
-    def _layer(self, layer: int) -> list[passes.Direction]:
-        """Return the directions of one of the stacked layers."""
-        first = layer * self.num_directions
-        return self._directions[first : first + self.num_directions]
 
     def backward(
         self,
@@ -708,45 +702,54 @@ class Recurrent(Module):
                 d_current = real_array("d_output", d_output, _named(outputs[-1].shape))
         d_final = self._states_in("d_final_state", d_final_state, batch.size)
         tape.used = True
-        states = (
-            len(self.cell.states),
-            len(self._directions),
-            batch.size,
-            self.hidden_size,
-        )
-        vector = np.empty(self._vector.size, np.float32)
+        vector = np.empty(self._vector.size, FLOAT32)
+        d_initial = self._new_states(batch, d_final) if initial_gradient else None
         d_states = None
         if state_gradients:
-            d_states = np.zeros((*states[:3], batch.time, states[3]), np.float32)
-        every = None if d_states is None else self._states_out(d_states)
-        if batch.size == 0 or batch.time == 0:
+            *states, hidden = self._states_shape(batch)
+            d_states = np.zeros((*states, batch.time, hidden), FLOAT32)
+        if batch.steps == 0:
             vector[:] = 0
-            d_input = np.zeros_like(tape.inputs[0]) if input_gradient else None
-            d_final = np.zeros(states, FLOAT32) if d_final is None else d_final
-            start = self._states_out(d_final) if initial_gradient else None
-            return Gradients(d_input, start, vector, self._shapes, every)
-        d_initial = np.empty(states, FLOAT32) if initial_gradient else None
-        for layer in reversed(range(self.num_layers)):
-            d_input = None
-            for direction in self._layer(layer):
-                saved = tape.saved[direction.index]
-                assert saved is not None
-                x = tape.inputs[layer]
-                part = None
-                if layer > 0 or input_gradient:
-                    # Steps past the end of a sequence are not written.
-                    full = batch.steps == batch.size * batch.time
-                    part = np.empty(x.shape, FLOAT32) if full else np.zeros(x.shape, FLOAT32)
-                d_weights = self._places(vector, direction)
-                direction.backward(
-                    batch, saved, d_current, d_final, d_initial, part, d_weights, d_states
+            d_current = np.zeros_like(tape.inputs[0]) if input_gradient else None
+        else:
+            for layer in range(self.num_layers - 1, -1, -1):
+                wanted = layer > 0 or input_gradient
+                d_current = self._backward_layer(
+                    tape, layer, d_current, d_final, d_initial, vector, d_states, wanted
                 )
-                tape.saved[direction.index] = None
-                d_input = part if d_input is None or part is None else d_input + part
-            mask = tape.masks[layer]
-            d_current = d_input if mask is None or d_input is None else d_input * mask
         start = None if d_initial is None else self._states_out(d_initial)
+        every = None if d_states is None else self._states_out(d_states)
         return Gradients(d_current, start, vector, self._shapes, every)
+
+    def _backward_layer(
+        self,
+        tape: Tape,
+        layer: int,
+        d_output: np.ndarray | None,
+        d_final: np.ndarray | None,
+        d_initial: np.ndarray | None,
+        vector: np.ndarray,
+        d_states: np.ndarray | None,
+        input_gradient: bool,
+    ) -> np.ndarray | None:
+        """Back-propagate through one of the stacked layers; return its input's gradient."""
+        batch, x, d_input = tape.batch, tape.inputs[layer], None
+        for direction in self._layers[layer]:
+            saved = tape.saved[direction.index]
+            assert saved is not None
+            part = None
+            if input_gradient:
+                # Steps past the end of a sequence are not written.
+                full = batch.steps == batch.size * batch.time
+                part = np.empty(x.shape, FLOAT32) if full else np.zeros(x.shape, FLOAT32)
+            d_weights = self._places(vector, direction)
+            direction.backward(
+                batch, saved, d_output, d_final, d_initial, part, d_weights, d_states
+            )
+            tape.saved[direction.index] = None
+            d_input = part if d_input is None or part is None else d_input + part
+        mask = tape.masks[layer]
+        return d_input if mask is None or d_input is None else d_input * mask
 
 
 class RNN(Recurrent):

@@ -275,7 +275,6 @@ class Direction:
         initial: np.ndarray | None,
         output: np.ndarray | None,
         final: np.ndarray,
-        *,
         keep: bool = False,
         segment: int | None = None,
         carried: np.ndarray | None = None,
