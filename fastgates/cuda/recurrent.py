@@ -508,7 +508,7 @@ class LayerPasses:
                 output = None
                 if whole:
                     output = caller.empty((size, time, layer.output_size))
-                for direction in layer._layer(level):
+                for direction in layer._layers[level]:
                     ordered = pieces[::-1] if direction.reverse else pieces
                     for piece in ordered:
                         if whole:
@@ -605,7 +605,7 @@ class LayerPasses:
                 weigh(x, mask, weighed, stream)
                 x = weighed
             output = caller.empty((size, time, layer.output_size))
-            for direction in layer._layer(level):
+            for direction in layer._layers[level]:
                 ordered = pieces[::-1] if direction.reverse else pieces
                 kept = []
                 for place, (begin, steps) in enumerate(ordered):
@@ -705,7 +705,7 @@ class LayerPasses:
             if level > 0 or input_gradient:
                 d_x = caller.empty(x.shape)
             started = False
-            for direction in layer._layer(level):
+            for direction in layer._layers[level]:
                 pieces = tape.saved[direction.index]
                 for place, piece in enumerate(reversed(pieces)):
                     again = piece.slots is None

@@ -291,7 +291,7 @@ def scratch_start(floats: int) -> int:
     try:
         size, start, _ = _scratch.arena
     except AttributeError:
-        size = 0
+        size = -1
     if size < floats:
         array = aligned_empty(floats)
         start = address(array)

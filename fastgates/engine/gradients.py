@@ -350,7 +350,6 @@ class GradientPlan:
             one=ONE_AT,
         )
 
-
     def sum(self, call: np.ndarray) -> None:
         """Sum over all steps at once.
 

@@ -201,7 +201,10 @@ class LayerPacking:
         # Bytes from the first array to the transposed ones, and the starts of all arrays: without
         # those, and with them.
         self._transposed_at = starts[len(forward)]
-        self._without = (starts[len(forward)] // 4, [*there[: len(forward)], *[None] * len(backward)])
+        self._without = (
+            starts[len(forward)] // 4,
+            [*there[: len(forward)], *[None] * len(backward)],
+        )
         self._all = (starts[-1] // 4, there)
 
     @property
@@ -235,9 +238,7 @@ class LayerPacking:
         packed = aligned_empty(floats)
         at = address(packed)
         transposed_at = at + self._transposed_at if transposed else 0
-        _pack_layer.dispatcher(
-            address(self._layer), *places[:4], unit_constant, at, transposed_at
-        )
+        _pack_layer.dispatcher(address(self._layer), *places[:4], unit_constant, at, transposed_at)
         return packed, tuple([0 if start is None else at + start for start in starts])
 
 

@@ -216,7 +216,12 @@ class Direction:
 
     def __getstate__(self) -> dict[str, object]:
         # What holds addresses is made again.
-        fresh = {"_template": None, "_spare": [], "_plans": {}, "_last_plans": [(None,), (None,)]}
+        fresh: dict[str, object] = {
+            "_template": None,
+            "_spare": [],
+            "_plans": {},
+            "_last_plans": [(None,), (None,)],
+        }
         return self.__dict__ | fresh
 
     def prepare(
@@ -373,9 +378,9 @@ class Direction:
             Of zeros; this direction's part is filled with the gradients of the states after each
             step. All results are the same bits, but the kernel is called for each step.
         """
-        longest = batch.longest
-        piece, row = saved.segment, batch.size * self.n_blocks * LANES
-        sources = None
+        longest, width = batch.longest, self.n_blocks * LANES
+        piece, row = saved.segment, batch.size * width
+        sources = d_carried = None
         if self._two_stages:
             # What the second stage multiplied is not kept, but made again for so many steps.
             piece = min(piece, max(1, _SOURCES_FLOATS // row, longest // _MOST_PIECES))
@@ -384,9 +389,8 @@ class Direction:
             self._fill_last_states(d_states[:, self.index], batch, d_output, d_final)
         if self._two_stages:
             sources = aligned_empty(piece * row)
-        whole, d_carried = piece >= longest, None
-        if not whole:
-            d_carried = aligned_empty((2 * self._n_states, row))
+        if piece < longest:
+            d_carried = aligned_empty((2 * self._n_states, batch.size, width))
         plan = self._plan(_BACKWARD, batch, piece, d_input is not None)
         call = plan.new_call()
         call[:_N_SHARED] = saved.call[:_N_SHARED]
@@ -403,8 +407,9 @@ class Direction:
             address(d_input),
             *d_weights,
         )
-        if whole:
+        if d_carried is None:
             plan.run(self.cell.backward.dispatcher, call)
+            assert plan.gradients is not None
             plan.gradients.sum(call)
             kept = saved.kept
         else:
@@ -427,6 +432,7 @@ class Direction:
             kept = self._buffers(batch.size * segment)
             call[_KEPT] = (address(kept[0]), address(kept[1]))
         sources, row = int(call[_SOURCES]), batch.size * self.n_blocks * LANES
+        assert plan.gradients is not None
         weights = WeightGradients(plan.gradients)
         for begin in range((longest - 1) // segment * segment, -1, -segment):
             end = min(longest, begin + segment)
@@ -505,7 +511,7 @@ class Direction:
         }
         return Scratch(sizes, chunk_rows=chunk)
 
-    def _backward_scratch(self, rows: int, steps: int, wants_input: bool) -> Scratch:
+    def _backward_scratch(self, rows: int, wants_input: bool) -> Scratch:
         width, n_states = self.n_blocks * LANES, self._n_states
         chunk = max(rows, 64)
         n_inputs = n_blocks_of(self.input_size) * LANES if wants_input else 0
@@ -541,12 +547,12 @@ class Direction:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
             bounds, rows = _ranges(batch.size, self._most_rows, threads)
-            call = self._call()
+            call, gradients = self._call(), None
             if kind == _BACKWARD:
-                gradients, make = GradientPlan(call, shares), self._backward_scratch
+                gradients = GradientPlan(call, shares)
+                scratch = self._backward_scratch(rows, option)
             else:
-                gradients, make = None, self._forward_scratch
-            scratch = make(rows, steps, option)
+                scratch = self._forward_scratch(rows, steps, option)
             plan = self._plans[key] = _Plan(call, threads, bounds, scratch, gradients)
         self._last_plans[kind] = (batch, steps, option, get_num_threads(), plan)
         return plan
@@ -673,7 +679,16 @@ class _Plan:
         Of a backward pass: how the weight gradients follow.
     """
 
-    __slots__ = ("_call", "_floats", "_placed", "_ranges", "_ready", "_scratch", "gradients", "threads")
+    __slots__ = (
+        "_call",
+        "_floats",
+        "_placed",
+        "_ranges",
+        "_ready",
+        "_scratch",
+        "gradients",
+        "threads",
+    )
 
     def __init__(
         self,
