@@ -243,12 +243,10 @@ def _run_from_python(handle: JitHandle, x: Any, state: Any, out: Any, over_time:
         before = () if array.ndim == 1 else (("time" if over_time else "batch_size", len(x)),)
         real_array(name, array, (*before, size))
     rows, steps = (1, len(x)) if over_time else (len(x) if ndim == 2 else 1, 1)
-    row = x.shape[-1], state.shape[-1], out.shape[-1]
-    status = _engine.run(
-        *(STAMP, _engine.TOKEN, address(handle.numbers), address(handle.weights)),
-        *(addresses[0], *[row[0]] * 3, addresses[1], row[1], addresses[2], *[row[2]] * 3),
-        *(rows, steps),
-    )
+    n, m = x.shape[-1], out.shape[-1]
+    model = STAMP, _engine.TOKEN, address(handle.numbers), address(handle.weights)
+    arrays = addresses[0], n, n, n, addresses[1], state.shape[-1], addresses[2], m, m, m
+    status = _engine.run((*model, *arrays, rows, steps))
     if status != 0:
         raise RuntimeError(_OTHER_PROCESS)
 
