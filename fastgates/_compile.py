@@ -24,8 +24,16 @@ from .dense import Dense
 from .engine.linear import SMALL_ROWS
 from .layers import Recurrent
 from .optimizers import SGD, Adam, RMSprop
+from .sequential import Scaling, Sequential
 
-__all__ = ["Warmup", "WarmupError", "compile_cells", "compiling_beside", "warmup"]
+__all__ = [
+    "Warmup",
+    "WarmupError",
+    "checked_names",
+    "compile_cells",
+    "compiling_beside",
+    "warmup",
+]
 
 _INFERENCE_ONLY = "--inference-only"
 
@@ -62,7 +70,10 @@ class Warmup(NamedTuple):
 
 
 def compile_cells(names: Iterable[str], training: bool = True) -> Iterator[str]:
-    """Run every pass of each of the registered cells once, yielding its name after each."""
+    """Run every pass of each of the registered cells once, yielding its name after each.
+
+    Its kernel for single steps is compiled when a stream is made.
+    """
     x = np.zeros((2, 2, 1), np.float32)
     for name in names:
         # One of everything that a call can ask for, since it might have kernels of its own.
@@ -73,6 +84,7 @@ def compile_cells(names: Iterable[str], training: bool = True) -> Iterator[str]:
         if training:
             output, _, tape = layer.forward(x, lengths=lengths, resets=resets)
             layer.backward(tape, output)
+        Recurrent(name, 1, 1, seed=0).stream()
         yield name
 
 
@@ -84,16 +96,17 @@ def warmup(
 ) -> Warmup:
     """Compile cells now, into the disk cache, so that later processes start at once.
 
-    For the image of a container, or once before many processes of a cluster start. Kernels are
-    made for the CPU of this machine, and later processes must find the same cache directory (see
-    ``FASTGATES_CACHE_DIR``) and the same installed files. Where there is a second core, another
-    process compiles half of several cells.
+    Passes over sequences, and single steps: those of streams, of C functions, and those that
+    compiled code calls. For the image of a container, or once before many processes of a cluster
+    start. Kernels are made for the CPU of this machine, and later processes must find the same
+    cache directory (see ``FASTGATES_CACHE_DIR``) and the same installed files. Where there is a
+    second core, another process compiles half of several cells.
 
     Parameters
     ----------
     cells : str or iterable of str, optional
         Names in ``fastgates.cells.registered()``; by default all but those whose functions are
-        chosen by options of the layer. ``Dense`` is compiled in any case.
+        chosen by options of the layer. ``Dense`` and ``Scaling`` are compiled in any case.
     training : bool, optional
         Whether to compile back-propagation, weight gradients and optimisers, too.
     progress : callable, optional
@@ -111,7 +124,7 @@ def warmup(
     WarmupError
         If there is no disk cache: it is switched off, or its directory cannot be written.
     """
-    names = _checked_names(cells)
+    names = checked_names(cells)
     _check_cache()
     began, before = time.perf_counter(), _files()
     middle = (len(names) + 1) // 2
@@ -129,6 +142,13 @@ def warmup(
             clip_grad_norm(gradients, 1.0)
             for optimizer in (Adam(dense), RMSprop(dense), SGD(dense, 0.1)):
                 optimizer.step(gradients)
+        # What streams, compiled code and C functions run beside the cells.
+        layer = Recurrent(names[0], 1, 1, seed=0)
+        model = Sequential(Scaling([0.0], [1.0]), layer, dense)
+        model.stream()
+        function = model.cfunc()
+        function.filter1d()
+        function.integrand()
     _check_cache()
     files = _files()
     compiled = sum(1 for path, state in files.items() if before.get(path) != state)
@@ -142,7 +162,8 @@ def warmup(
     )
 
 
-def _checked_names(cells: str | Iterable[str] | None) -> tuple[str, ...]:
+def checked_names(cells: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return the names of cells, as :func:`warmup` takes them, or raise."""
     known = registry.registered()
     if cells is None:
         return tuple(name for name, cell in known.items() if not cell.functions)
