@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ._checks import positive_integer
+from ._checks import positive_integer, positive_number
 
 __all__ = [
     "Constant",
@@ -69,7 +69,7 @@ class Cosine(Schedule):
     """
 
     def __init__(self, epochs: float, minimum: float = 0.0) -> None:
-        self.epochs = _positive("epochs", epochs)
+        self.epochs = positive_number("epochs", epochs)
         self.minimum = _share("minimum", minimum)
 
     def factor(self, epoch: float) -> float:
@@ -90,7 +90,7 @@ class StepDecay(Schedule):
     """
 
     def __init__(self, every: float, reduction: float = 0.1) -> None:
-        self.every = _positive("every", every)
+        self.every = positive_number("every", every)
         self.reduction = _share("reduction", reduction)
 
     def factor(self, epoch: float) -> float:
@@ -112,7 +112,7 @@ class WarmUp(Schedule):
     """
 
     def __init__(self, epochs: float, then: Schedule | None = None, start: float = 0.0) -> None:
-        self.epochs = _positive("epochs", epochs)
+        self.epochs = positive_number("epochs", epochs)
         if then is not None and not isinstance(then, Schedule):
             raise TypeError(f"then must be a schedule, got {type(then).__name__}")
         self.then = Constant() if then is None else then
@@ -205,12 +205,6 @@ def make_schedule(name: str, **options: Any) -> Schedule:
     if name not in _BY_NAME:
         raise ValueError(f"schedule must be one of {', '.join(_BY_NAME)}, got {name!r}")
     return _BY_NAME[name](**options)
-
-
-def _positive(name: str, value: float) -> float:
-    if isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return float(value)
 
 
 def _share(name: str, value: float, zero: bool = True) -> float:

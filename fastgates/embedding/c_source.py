@@ -18,7 +18,7 @@ from ..dense import Dense
 from ..layers import Recurrent
 from ..sequential import Scaling
 from .c_trace import Functions, Value, identifier, literal, named, statements
-from .program import deployed, flat_modules, program_of
+from .program import deployed, flat_modules, program_of, round_up
 from .streaming import Stream
 
 __all__ = ["CSource", "SizeReport", "to_c"]
@@ -361,10 +361,6 @@ def _comment(text: str) -> str:
     return f"/* {text.replace('*/', '* /')} */"
 
 
-def _up(size: int, unit: int) -> int:
-    return -(-size // unit) * unit
-
-
 def _numbers(values: Any, indent: str = "    ") -> str:
     """Write numbers as lines of an initialiser."""
     texts = [literal(value) for value in np.ravel(values)]
@@ -415,7 +411,9 @@ class _Writer:
     def _padded(self, columns: np.ndarray) -> np.ndarray:
         """Pad the units of an array (slots, units, ...) to whole vectors; slots and units join."""
         units = columns.shape[1]
-        padded = np.zeros((len(columns), _up(units, self._pad), *columns.shape[2:]), np.float32)
+        padded = np.zeros(
+            (len(columns), round_up(units, self._pad), *columns.shape[2:]), np.float32
+        )
         padded[:, :units] = columns
         return padded.reshape(-1, *columns.shape[2:])
 
@@ -446,7 +444,7 @@ class _Writer:
         def by_gate(matrix: np.ndarray) -> np.ndarray:
             return matrix.reshape(n_gates, hidden, *matrix.shape[1:])
 
-        width = _up(hidden, self._pad)
+        width = round_up(hidden, self._pad)
         bias = np.zeros((len(cell.slots), hidden), np.float32)
         for of, slots in (("ih", cell.input_slots), ("hh", cell.recurrent_slots)):
             given = parameters.get(f"bias_{of}_{suffix}")
@@ -604,7 +602,7 @@ class _Writer:
         return text, joined.count("vec_")
 
     def _dense(self, place: int, module: Dense, source: str) -> str:
-        values, width = module.parameters, _up(module.output_size, self._pad)
+        values, width = module.parameters, round_up(module.output_size, self._pad)
         self._steps.append(_comment(repr(module)))
         bias = values.get("bias", np.zeros(module.output_size, np.float32))
         weights = self._panel(self._padded(values["weight"][None]))
@@ -632,7 +630,7 @@ class _Writer:
         self._steps.append(_comment(repr(module)))
         mean = self._constant(f"m{place}_mean", values["mean"])
         scale = self._constant(f"m{place}_scale", values["scale"])
-        target = self._member(f"m{place}_y", _up(module.size, self._pad))
+        target = self._member(f"m{place}_y", round_up(module.size, self._pad))
         self._steps.append(f"for (k = 0; k < {module.size}; ++k)")
         formula = (
             f"{source}[k] * {scale}[k] + {mean}[k]"
