@@ -194,6 +194,11 @@ def read_state(model: Module, state: np.ndarray) -> Any:
         The one that the handle was made of.
     state : ndarray of float32, shape (state_size,) or (batch_size, state_size)
 
+    Returns
+    -------
+    ndarray, tuple or None
+        Copies; of a single state for a batch of one.
+
     Raises
     ------
     ValueError, TypeError

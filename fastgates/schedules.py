@@ -26,7 +26,18 @@ class Schedule:
     """Base of the schedules."""
 
     def factor(self, epoch: float) -> float:
-        """Return the factor of the learning rate after so many epochs."""
+        """Return the factor of the learning rate after so many epochs.
+
+        Parameters
+        ----------
+        epoch : float
+            Whole epochs and the share of the one that runs.
+
+        Raises
+        ------
+        TypeError
+            Of the base, which is no schedule.
+        """
         raise TypeError("use Constant, Cosine, StepDecay, WarmUp or ReduceOnPlateau")
 
     def observe(self, loss: float) -> None:
@@ -37,7 +48,13 @@ class Schedule:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state.
+
+        Raises
+        ------
+        ValueError
+            If it is another kind of schedule's; then nothing is changed.
+        """
         if set(state) != set(self.state_dict()):
             raise ValueError(f"state must hold {sorted(self.state_dict())}, got {sorted(state)}")
 
@@ -201,7 +218,25 @@ _BY_NAME: dict[str, type[Schedule]] = {
 
 
 def make_schedule(name: str, **options: Any) -> Schedule:
-    """Make a schedule from its name: constant, cosine, step, warmup or plateau."""
+    """Make a schedule from its name.
+
+    Parameters
+    ----------
+    name : {"constant", "cosine", "step", "warmup", "plateau"}
+    **options
+        Arguments of its class.
+
+    Returns
+    -------
+    Schedule
+
+    Raises
+    ------
+    ValueError
+        If there is no such schedule, or an option is out of its range.
+    TypeError
+        If it has no such option.
+    """
     if name not in _BY_NAME:
         raise ValueError(f"schedule must be one of {', '.join(_BY_NAME)}, got {name!r}")
     return _BY_NAME[name](**options)
