@@ -17,7 +17,7 @@ from .._version import __version__
 from ..dense import Dense
 from ..layers import Recurrent
 from ..sequential import Scaling
-from .c_trace import Functions, Value, identifier, literal, named, statements
+from .c_trace import KEYWORDS, Functions, Value, identifier, literal, named, statements
 from .program import deployed, flat_modules, program_of, round_up
 from .streaming import Stream
 
@@ -88,7 +88,7 @@ class CSource(NamedTuple):
 
 def to_c(model: Module, name: str = "model", *, scalar: bool = False) -> CSource:
     """Return a model as C99, see ``model.to_c``."""
-    if identifier(name) != name or not name.isascii():
+    if identifier(name, KEYWORDS) != name or not name.isascii():
         raise ValueError(f"name must be an identifier of C, got {name!r}")
     return _Writer(deployed(model), name, 1 if scalar else _PAD).write()
 
