@@ -70,10 +70,7 @@ class Warmup(NamedTuple):
 
 
 def compile_cells(names: Iterable[str], training: bool = True) -> Iterator[str]:
-    """Run every pass of each of the registered cells once, yielding its name after each.
-
-    Its kernel for single steps is compiled when a stream is made.
-    """
+    """Run every pass of each of the registered cells once, yielding its name after each."""
     x = np.zeros((2, 2, 1), np.float32)
     for name in names:
         # One of everything that a call can ask for, since it might have kernels of its own.
@@ -84,7 +81,6 @@ def compile_cells(names: Iterable[str], training: bool = True) -> Iterator[str]:
         if training:
             output, _, tape = layer.forward(x, lengths=lengths, resets=resets)
             layer.backward(tape, output)
-        Recurrent(name, 1, 1, seed=0).stream()
         yield name
 
 
@@ -130,6 +126,7 @@ def warmup(
     middle = (len(names) + 1) // 2
     with compiling_beside(names[middle:], training):
         for name in compile_cells(names, training):
+            Recurrent(name, 1, 1, seed=0).stream()  # compiles its kernel for single steps
             _check_cache()
             if progress is not None:
                 progress(name)
