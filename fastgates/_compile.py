@@ -24,8 +24,16 @@ from .dense import Dense
 from .engine.linear import SMALL_ROWS
 from .layers import Recurrent
 from .optimizers import SGD, Adam, RMSprop
+from .sequential import Scaling, Sequential
 
-__all__ = ["Warmup", "WarmupError", "compile_cells", "compiling_beside", "warmup"]
+__all__ = [
+    "Warmup",
+    "WarmupError",
+    "checked_names",
+    "compile_cells",
+    "compiling_beside",
+    "warmup",
+]
 
 _INFERENCE_ONLY = "--inference-only"
 
@@ -84,16 +92,17 @@ def warmup(
 ) -> Warmup:
     """Compile cells now, into the disk cache, so that later processes start at once.
 
-    For the image of a container, or once before many processes of a cluster start. Kernels are
-    made for the CPU of this machine, and later processes must find the same cache directory (see
-    ``FASTGATES_CACHE_DIR``) and the same installed files. Where there is a second core, another
-    process compiles half of several cells.
+    Passes over sequences, and single steps: those of streams, of C functions, and those that
+    compiled code calls. For the image of a container, or once before many processes of a cluster
+    start. Kernels are made for the CPU of this machine, and later processes must find the same
+    cache directory (see ``FASTGATES_CACHE_DIR``) and the same installed files. Where there is a
+    second core, another process compiles half of several cells.
 
     Parameters
     ----------
     cells : str or iterable of str, optional
         Names in ``fastgates.cells.registered()``; by default all but those whose functions are
-        chosen by options of the layer. ``Dense`` is compiled in any case.
+        chosen by options of the layer. ``Dense`` and ``Scaling`` are compiled in any case.
     training : bool, optional
         Whether to compile back-propagation, weight gradients and optimisers, too.
     progress : callable, optional
@@ -111,12 +120,13 @@ def warmup(
     WarmupError
         If there is no disk cache: it is switched off, or its directory cannot be written.
     """
-    names = _checked_names(cells)
+    names = checked_names(cells)
     _check_cache()
     began, before = time.perf_counter(), _files()
     middle = (len(names) + 1) // 2
     with compiling_beside(names[middle:], training):
         for name in compile_cells(names, training):
+            Recurrent(name, 1, 1, seed=0).stream()  # compiles its kernel for single steps
             _check_cache()
             if progress is not None:
                 progress(name)
@@ -129,6 +139,13 @@ def warmup(
             clip_grad_norm(gradients, 1.0)
             for optimizer in (Adam(dense), RMSprop(dense), SGD(dense, 0.1)):
                 optimizer.step(gradients)
+        # What streams, compiled code and C functions run beside the cells.
+        layer = Recurrent(names[0], 1, 1, seed=0)
+        model = Sequential(Scaling([0.0], [1.0]), layer, dense)
+        model.stream()
+        function = model.cfunc()
+        function.filter1d()
+        function.integrand()
     _check_cache()
     files = _files()
     compiled = sum(1 for path, state in files.items() if before.get(path) != state)
@@ -142,7 +159,8 @@ def warmup(
     )
 
 
-def _checked_names(cells: str | Iterable[str] | None) -> tuple[str, ...]:
+def checked_names(cells: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return the names of cells, as :func:`warmup` takes them, or raise."""
     known = registry.registered()
     if cells is None:
         return tuple(name for name, cell in known.items() if not cell.functions)

@@ -204,7 +204,7 @@ class _HelperCompiler(_KernelCompiler):
 
 
 def _load(cache: Any, signature: Any, target: Any) -> Any:
-    """Return a kernel from the disk cache, or None where it is not there.
+    """Return a kernel or C function from the disk cache, or None where it is not there.
 
     Numba's own ``load_overload`` first gets ready to compile: it imports SciPy's linear algebra for
     BLAS and registers the implementation of all that it knows, which takes ten times as long as to
@@ -305,7 +305,7 @@ class _CFunction(_Lazy):
                 _stop_caching(error)
             else:
                 cache: Any = made._cache
-                cache.load_overload = _tolerate_errors(cache.load_overload)
+                cache.load_overload = _tolerate_errors(partial(_load, cache))
                 cache.save_overload = _tolerate_errors(cache.save_overload)
         made.compile()
         return made

@@ -621,6 +621,11 @@ def step_jacobians(
     -------
     StepJacobians
 
+    Raises
+    ------
+    ValueError, TypeError
+        If `row` is none of the batch, or an argument does not fit.
+
     Notes
     -----
     Of any registered cell: unit vectors, as gradients of the states after a step, go back through
@@ -801,6 +806,11 @@ def gate_openings(
     -------
     GateOpenings
 
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit.
+
     Notes
     -----
     A valve at f keeps f^k of the memory over k steps, that is 1 / e after about 1 / (1 - f) of them
@@ -946,6 +956,11 @@ def examine(
     -------
     Examination
 
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit.
+
     Examples
     --------
     >>> import numpy as np
@@ -1001,7 +1016,24 @@ class GradientMonitor:
         self.profiles: list[GradientProfile] = []
 
     def measure(self, model: Model, epoch: int) -> GradientProfile:
-        """Measure the profile of `model` now, and keep it as that of `epoch`."""
+        """Measure the profile of `model` now, and keep it as that of `epoch`.
+
+        Parameters
+        ----------
+        model : Model
+            As :func:`gradient_profile` takes it.
+        epoch : int
+            Epochs trained so far.
+
+        Returns
+        -------
+        GradientProfile
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the model does not take the sequences.
+        """
         profile = gradient_profile(model, self.x, lengths=self.lengths)
         self.epochs.append(int(epoch))
         self.profiles.append(profile)

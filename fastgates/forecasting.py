@@ -49,6 +49,11 @@ class Split(NamedTuple):
         leads : sequence of int
             How many rows after a window it forecasts.
 
+        Returns
+        -------
+        tuple of slice
+            Of training, validation and calibration.
+
         Raises
         ------
         ValueError

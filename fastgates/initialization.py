@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._checks import positive_number
 from ._parameters import Module
 from .dense import Dense
 from .layers import Recurrent
@@ -72,7 +73,7 @@ def orthogonal(
     seed : int, Generator or None
     """
     random = np.random.default_rng(seed)
-    gain = _positive("gain", gain)
+    gain = positive_number("gain", gain)
     size = _recurrent(layer).hidden_size
     with layer.edit_parameters() as parameters:
         for name, value in parameters.items():
@@ -98,7 +99,7 @@ def xavier(
     seed : int, Generator or None
     """
     random = np.random.default_rng(seed)
-    gain = _positive("gain", gain)
+    gain = positive_number("gain", gain)
     if not isinstance(layer, Recurrent | Dense):
         raise TypeError(f"layer must be recurrent or a Dense, got {type(layer).__name__}")
     outputs = layer.hidden_size if isinstance(layer, Recurrent) else layer.output_size
@@ -200,9 +201,3 @@ def _recurrent(layer: Any) -> Recurrent:
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer must be a recurrent layer, got {type(layer).__name__}")
     return layer
-
-
-def _positive(name: str, value: float) -> float:
-    if isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return float(value)

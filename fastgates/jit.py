@@ -25,7 +25,6 @@ not leave a ``prange``: try your loop with ``range`` first.)
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -195,6 +194,11 @@ def read_state(model: Module, state: np.ndarray) -> Any:
         The one that the handle was made of.
     state : ndarray of float32, shape (state_size,) or (batch_size, state_size)
 
+    Returns
+    -------
+    ndarray, tuple or None
+        Copies; of a single state for a batch of one.
+
     Raises
     ------
     ValueError, TypeError
@@ -243,12 +247,10 @@ def _run_from_python(handle: JitHandle, x: Any, state: Any, out: Any, over_time:
         before = () if array.ndim == 1 else (("time" if over_time else "batch_size", len(x)),)
         real_array(name, array, (*before, size))
     rows, steps = (1, len(x)) if over_time else (len(x) if ndim == 2 else 1, 1)
-    row = x.shape[-1], state.shape[-1], out.shape[-1]
-    status = _engine.run(
-        *(STAMP, _engine.TOKEN, address(handle.numbers), address(handle.weights)),
-        *(addresses[0], *[row[0]] * 3, addresses[1], row[1], addresses[2], *[row[2]] * 3),
-        *(rows, steps),
-    )
+    n, m = x.shape[-1], out.shape[-1]
+    model = STAMP, _engine.TOKEN, address(handle.numbers), address(handle.weights)
+    arrays = addresses[0], n, n, n, addresses[1], state.shape[-1], addresses[2], m, m, m
+    status = _engine.run((*model, *arrays, rows, steps))
     if status != 0:
         raise RuntimeError(_OTHER_PROCESS)
 
@@ -298,33 +300,34 @@ def forward(handle: JitHandle, x: np.ndarray, state: np.ndarray, out: np.ndarray
 
 
 @intrinsic
-def _call_run(typingctx, handle, x, state, out, sizes):  # type: ignore[no-untyped-def]
+def _call_run(typingctx, handle, x, state, out, n_rows, n_steps):  # type: ignore[no-untyped-def]
     """Call the interpreter of programs and return its status.
 
-    It takes the arrays whole, since code that takes them apart would count references to them.
+    It takes the arrays whole, and so does not the code around it, which would count references to
+    what it takes apart or passes on.
     """
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         integer = ir.IntType(64)
 
-        def place(numba_type: Any, value: Any) -> Any:
+        def place(numba_type: Any, value: Any) -> tuple[Any, Any]:
+            """Emit the address of an array, and the size of its last axis."""
             array = context.make_array(numba_type)(context, builder, value)
-            return builder.ptrtoint(array.data, integer)
+            size = builder.extract_value(array.shape, numba_type.ndim - 1)
+            return builder.ptrtoint(array.data, integer), size
 
-        numbers, weights = (
-            place(sig.args[0].types[i], builder.extract_value(args[0], i)) for i in range(2)
-        )
-        x, state, out = map(place, sig.args[1:4], args[1:4])
-        values = iter(builder.extract_value(args[4], i) for i in range(sizes.count))
+        model = [
+            place(sig.args[0].types[i], builder.extract_value(args[0], i))[0] for i in range(2)
+        ]
+        (x, n), (state, row), (out, m) = map(place, sig.args[1:4], args[1:4])
         entries = table_pointer(builder)
         token, at = (
             builder.load(builder.gep(entries, [integer(entry)])) for entry in (TOKEN_AT, RUN_AT)
         )
-        arguments = [integer(STAMP), token, numbers, weights]
-        arguments += [x, *itertools.islice(values, 3), state, next(values), out, *values]
+        arguments = [integer(STAMP), token, *model, x, n, n, n, state, row, out, m, m, m, *args[4:]]
         return call_address(builder, at, arguments)
 
-    return types.int64(handle, x, state, out, sizes), codegen
+    return types.int64(handle, x, state, out, types.int64, types.int64), codegen
 
 
 _call: Any = _call_run  # as the type checker does not know what is compiled
@@ -347,8 +350,7 @@ def _fail(status):  # type: ignore[no-untyped-def]
 
 
 def _step_one(handle, x, state, out):  # type: ignore[no-untyped-def]
-    n, m = x.size, out.size
-    status = _call(handle, x, state, out, (n, n, n, state.size, m, m, m, INT0 + 1, INT0 + 1))
+    status = _call(handle, x, state, out, INT0 + 1, INT0 + 1)
     if status != 0:
         _fail(status)
 
@@ -356,8 +358,7 @@ def _step_one(handle, x, state, out):  # type: ignore[no-untyped-def]
 def _step_batch(handle, x, state, out):  # type: ignore[no-untyped-def]
     if len(state) != len(x) or len(out) != len(x):
         raise ValueError("x, state and out must have the same batch_size")
-    n, m, row = x.shape[1], out.shape[1], state.shape[1]
-    status = _call(handle, x, state, out, (n, n, n, row, m, m, m, len(x), INT0 + 1))
+    status = _call(handle, x, state, out, len(x), INT0 + 1)
     if status != 0:
         _fail(status)
 
@@ -365,8 +366,7 @@ def _step_batch(handle, x, state, out):  # type: ignore[no-untyped-def]
 def _forward(handle, x, state, out):  # type: ignore[no-untyped-def]
     if len(out) != len(x):
         raise ValueError("x and out must have the same time")
-    n, m = x.shape[1], out.shape[1]
-    status = _call(handle, x, state, out, (n, n, n, state.size, m, m, m, INT0 + 1, len(x)))
+    status = _call(handle, x, state, out, INT0 + 1, len(x))
     if status != 0:
         _fail(status)
 

@@ -168,7 +168,25 @@ class FastgatesRep(_base.BackendRep):  # type: ignore[misc]
         return run
 
     def run(self, inputs: Any, **options: Any) -> tuple[Any, ...]:
-        """Return the outputs for a sequence or a mapping of inputs."""
+        """Return the outputs of the graph.
+
+        Parameters
+        ----------
+        inputs : ndarray, sequence of ndarray, or mapping of str to ndarray
+            In the order of the graph's inputs, or by their names.
+
+        Returns
+        -------
+        namedtuple of ndarray
+            In the order of the graph's outputs.
+
+        Raises
+        ------
+        ValueError
+            If an input is missing, or does not fit.
+        TypeError
+            If there are options: there are none.
+        """
         if options:
             raise TypeError(f"run takes no options, got {sorted(options)}")
         values: dict[str, Any] = dict(self._constants)
@@ -206,10 +224,20 @@ class FastgatesBackend(_base.Backend):  # type: ignore[misc]
     def prepare(cls, model: Any, device: str = "CPU", **options: Any) -> FastgatesRep:
         """Check a model and make it ready to run.
 
+        Parameters
+        ----------
+        model : onnx.ModelProto
+        device : str
+            ``"CPU"``.
+        **options
+            Of other backends: none changes anything here.
+
         Raises
         ------
         InterchangeError
             A ValueError: a node that is not supported, by its name.
+        ValueError
+            If the device is another one.
         """
         if not cls.supports_device(device):
             raise ValueError(f"device must be 'CPU', got {device!r}")
@@ -220,7 +248,20 @@ class FastgatesBackend(_base.Backend):  # type: ignore[misc]
     def run_node(
         cls, node: Any, inputs: Any, device: str = "CPU", outputs_info: Any = None, **options: Any
     ) -> tuple[Any, ...]:
-        """Run a single node on its inputs, those that it leaves out left out."""
+        """Run a single node.
+
+        Parameters
+        ----------
+        node : onnx.NodeProto
+        inputs : sequence of ndarray
+            Those that the node leaves out left out.
+        **options
+            ``opset_version``, the newest by default.
+
+        Returns
+        -------
+        namedtuple of ndarray
+        """
         names = [name for name in node.input if name]
         value = onnx.helper.make_empty_tensor_value_info
         graph = onnx.helper.make_graph(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ._checks import positive_integer
+from ._checks import positive_integer, positive_number
 
 __all__ = [
     "Constant",
@@ -26,7 +26,18 @@ class Schedule:
     """Base of the schedules."""
 
     def factor(self, epoch: float) -> float:
-        """Return the factor of the learning rate after so many epochs."""
+        """Return the factor of the learning rate after so many epochs.
+
+        Parameters
+        ----------
+        epoch : float
+            Whole epochs and the share of the one that runs.
+
+        Raises
+        ------
+        TypeError
+            Of the base, which is no schedule.
+        """
         raise TypeError("use Constant, Cosine, StepDecay, WarmUp or ReduceOnPlateau")
 
     def observe(self, loss: float) -> None:
@@ -37,7 +48,13 @@ class Schedule:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state.
+
+        Raises
+        ------
+        ValueError
+            If it is another kind of schedule's; then nothing is changed.
+        """
         if set(state) != set(self.state_dict()):
             raise ValueError(f"state must hold {sorted(self.state_dict())}, got {sorted(state)}")
 
@@ -69,7 +86,7 @@ class Cosine(Schedule):
     """
 
     def __init__(self, epochs: float, minimum: float = 0.0) -> None:
-        self.epochs = _positive("epochs", epochs)
+        self.epochs = positive_number("epochs", epochs)
         self.minimum = _share("minimum", minimum)
 
     def factor(self, epoch: float) -> float:
@@ -90,7 +107,7 @@ class StepDecay(Schedule):
     """
 
     def __init__(self, every: float, reduction: float = 0.1) -> None:
-        self.every = _positive("every", every)
+        self.every = positive_number("every", every)
         self.reduction = _share("reduction", reduction)
 
     def factor(self, epoch: float) -> float:
@@ -112,7 +129,7 @@ class WarmUp(Schedule):
     """
 
     def __init__(self, epochs: float, then: Schedule | None = None, start: float = 0.0) -> None:
-        self.epochs = _positive("epochs", epochs)
+        self.epochs = positive_number("epochs", epochs)
         if then is not None and not isinstance(then, Schedule):
             raise TypeError(f"then must be a schedule, got {type(then).__name__}")
         self.then = Constant() if then is None else then
@@ -201,16 +218,28 @@ _BY_NAME: dict[str, type[Schedule]] = {
 
 
 def make_schedule(name: str, **options: Any) -> Schedule:
-    """Make a schedule from its name: constant, cosine, step, warmup or plateau."""
+    """Make a schedule from its name.
+
+    Parameters
+    ----------
+    name : {"constant", "cosine", "step", "warmup", "plateau"}
+    **options
+        Arguments of its class.
+
+    Returns
+    -------
+    Schedule
+
+    Raises
+    ------
+    ValueError
+        If there is no such schedule, or an option is out of its range.
+    TypeError
+        If it has no such option.
+    """
     if name not in _BY_NAME:
         raise ValueError(f"schedule must be one of {', '.join(_BY_NAME)}, got {name!r}")
     return _BY_NAME[name](**options)
-
-
-def _positive(name: str, value: float) -> float:
-    if isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return float(value)
 
 
 def _share(name: str, value: float, zero: bool = True) -> float:

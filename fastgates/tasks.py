@@ -70,7 +70,17 @@ class Task:
     error_name: ClassVar[str] = "share of wrong answers"
 
     def batch(self, random: np.random.Generator, size: int, length: int) -> TaskBatch:
-        """Return `size` sequences of `length`.
+        """Return sequences.
+
+        Parameters
+        ----------
+        random : numpy.random.Generator
+        size, length : int
+            How many, and how long.
+
+        Returns
+        -------
+        TaskBatch
 
         Raises
         ------
@@ -100,14 +110,27 @@ class Task:
         return length
 
     def loss(self, output: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
-        """Return loss and gradient for the read-out (B, steps asked, output_size)."""
+        """Return the loss and its gradient.
+
+        Parameters
+        ----------
+        output : ndarray, shape (B, steps asked, output_size)
+            The read-out.
+        target : ndarray
+            See :class:`TaskBatch`.
+
+        Returns
+        -------
+        loss : float
+        d_output : ndarray, in the shape of `output`
+        """
         if self.steps_asked == 1:
             value, d_output = cross_entropy(output[:, 0], target)
             return value, d_output[:, None]
         return cross_entropy(output, target)
 
     def error(self, output: np.ndarray, target: np.ndarray) -> float:
-        """Return the error for the read-out (B, steps asked, output_size)."""
+        """Return the error of a read-out, see :meth:`loss` and `error_name`."""
         answers = output.argmax(axis=-1).reshape(target.shape)
         return float(np.mean(answers != target))
 

@@ -107,6 +107,12 @@ def parts(state):
     return tuple(state) if isinstance(state, (tuple, list)) else (state,)
 
 
+def named_parts(actual, expected):
+    """The arrays of two states side by side, with their names; both must have as many."""
+    pairs = list(zip(parts(actual), parts(expected), strict=True))
+    return [(name, *pair) for name, pair in zip("hc"[: len(pairs)], pairs, strict=True)]
+
+
 def as_state(arrays):
     """The reverse of `parts`."""
     return tuple(arrays) if len(arrays) > 1 else arrays[0]
@@ -157,8 +163,7 @@ def assert_same_bits(name, actual, expected):
 
 def assert_same_state(name, actual, expected):
     """`assert_same_bits` for every array of a state."""
-    assert len(parts(actual)) == len(parts(expected))
-    for label, a, e in zip("hc", parts(actual), parts(expected), strict=False):
+    for label, a, e in named_parts(actual, expected):
         assert_same_bits(f"{name}.{label}", a, e)
 
 
@@ -250,8 +255,7 @@ def check_output(name, actual, expected):
 
 def check_state(name, actual, expected):
     """`check_output` for every array of a state."""
-    assert len(parts(actual)) == len(parts(expected))
-    for label, a, e in zip("hc", parts(actual), parts(expected), strict=False):
+    for label, a, e in named_parts(actual, expected):
         check_output(f"{name}.{label}", a, e)
 
 
@@ -259,9 +263,7 @@ def check_gradients(gradients, expected, floor=0.0):
     """A `Gradients` against the reference's (d_input, d_initial_state, d_parameters)."""
     d_input, d_initial_state, d_parameters = expected
     assert_close("gradient of input", gradients.input, d_input, GRADIENT_TOLERANCE, floor)
-    for label, a, e in zip(
-        "hc", parts(gradients.initial_state), parts(d_initial_state), strict=False
-    ):
+    for label, a, e in named_parts(gradients.initial_state, d_initial_state):
         assert_close(f"gradient of initial_state.{label}", a, e, GRADIENT_TOLERANCE, floor)
     assert list(gradients.parameters) == list(d_parameters)
     for name, gradient in d_parameters.items():

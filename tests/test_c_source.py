@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from helpers import normal
 from test_streaming import GENERAL, every_kind
 
 import fastgates as fg
+from fastgates.cells import _cell
 
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover"]
@@ -63,6 +65,17 @@ def test_a_fifth_cell(tmp_path):
 
     layer = fg.Recurrent(toy_cell.COUPLED_LSTM, 3, 5, seed=0)
     run_c(randomize(layer).to_c(), tmp_path, "gcc", "-O1")
+
+
+@needs("gcc")
+def test_a_cell_whose_names_have_a_meaning_in_c(tmp_path, monkeypatch):
+    """Keywords, and what the functions around its equations call their own."""
+    import toy_cell
+
+    slots, states = ("width", "k", "slots"), ("float", "k")
+    cell = replace(toy_cell.COUPLED_LSTM, name="c", gates=slots, slots=slots, states=states)
+    monkeypatch.setitem(_cell._registry, cell.name, cell)
+    run_c(randomize(fg.Recurrent(cell, 3, 5, seed=0)).to_c("load"), tmp_path, "gcc", "-O1")
 
 
 COMPILERS = [

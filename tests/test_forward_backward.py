@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import assert_close, assert_same_bits, make_problem, parts
+from helpers import assert_close, assert_same_bits, make_problem, named_parts, parts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -145,9 +145,7 @@ def test_gradients_are_central_differences_of_the_layer(case):
         return (above - below) / (2 * step)
 
     arrays = {"input": (problem.x, gradients.input)}
-    for label, part, d_part in zip(
-        "hc", parts(problem.initial_state), parts(gradients.initial_state), strict=False
-    ):
+    for label, part, d_part in named_parts(problem.initial_state, gradients.initial_state):
         arrays[f"initial_state.{label}"] = part, d_part
     for name, (array, gradient) in arrays.items():
         for _ in range(3):

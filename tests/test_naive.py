@@ -3,7 +3,7 @@
 import naive
 import numpy as np
 import pytest
-from helpers import CELLS, TORCH_CELLS, as_state, assert_close, parts
+from helpers import CELLS, TORCH_CELLS, as_state, assert_close, named_parts, parts
 
 LAYOUTS = [
     pytest.param(1, False, True, id="one-layer"),
@@ -55,7 +55,7 @@ def test_gradients_are_central_differences(case, num_layers, bidirectional, bias
     _, _, tape = naive.forward(cell, parameters, x, initial_state=initial, **data)
     d_input, d_initial, d_parameters = naive.backward(tape, d_output, d_final)
     assert_close("d_input", d_input, naive.central_difference(loss, x), 1e-7)
-    for label, part, d_part in zip("hc", parts(initial), parts(d_initial), strict=False):
+    for label, part, d_part in named_parts(initial, d_initial):
         expected = naive.central_difference(loss, part)
         assert_close(f"d_initial_state.{label}", d_part, expected, 1e-7)
     assert list(d_parameters) == list(parameters)

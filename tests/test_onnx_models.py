@@ -188,7 +188,8 @@ def test_any_node(drawn):
     model = node_model(kind, attributes, arrays, sizes[3])
     expected = session(model).run(None, arrays)
     actual = onnx_backend.run_model(model, list(arrays.values()))
-    for name, a, e in zip(("Y", "Y_h", "Y_c"), actual, expected, strict=False):
+    names = ("Y", "Y_h", "Y_c")[: len(expected)]
+    for name, a, e in zip(names, actual, expected, strict=True):
         assert_close(name, a, e, 5e-6, floor=1.0)
     turned = dict(arrays)
     for name in ("X", "initial_h", "initial_c"):
@@ -196,9 +197,8 @@ def test_any_node(drawn):
             turned[name] = turned[name].transpose(1, 0, 2)
     model = node_model(kind, attributes | {"layout": 1}, turned, sizes[3])
     batch_first = onnx_backend.run_model(model, list(turned.values()))
-    for name, order, a, e in zip(
-        ("Y", "Y_h", "Y_c"), [(2, 0, 1, 3), (1, 0, 2), (1, 0, 2)], batch_first, actual, strict=False
-    ):
+    orders = [(2, 0, 1, 3), (1, 0, 2), (1, 0, 2)][: len(expected)]
+    for name, order, a, e in zip(names, orders, batch_first, actual, strict=True):
         assert_same_bits(name, a, e.transpose(order))
 
 

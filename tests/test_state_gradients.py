@@ -8,6 +8,7 @@ from helpers import (
     assert_close,
     assert_same_bits,
     make_problem,
+    named_parts,
     parts,
     take_rows,
 )
@@ -54,8 +55,7 @@ def state_gradients(problem, segment=None):
 def test_against_the_reference(case, options):
     problem = make_problem(case, **options)
     expected = reference(problem, problem.d_output, problem.d_final_state)
-    actual = parts(state_gradients(problem).states)
-    for name, a, e in zip("hc", actual, expected, strict=False):
+    for name, a, e in named_parts(state_gradients(problem).states, expected):
         assert_close(f"gradient of {name}", a, e, GRADIENT_TOLERANCE)
 
 
@@ -113,5 +113,5 @@ def test_a_row_has_the_same_bits_alone(case, seed, hidden_size, time, bidirectio
         setattr(problem, name, getattr(problem, name)[row])
     problem.initial_state = take_rows(problem.initial_state, row)
     problem.d_final_state = take_rows(problem.d_final_state, row)
-    for name, a, e in zip("hc", parts(state_gradients(problem).states), whole, strict=False):
+    for name, a, e in named_parts(state_gradients(problem).states, whole):
         assert_same_bits(f"gradient of {name}", a, e[:, row])

@@ -1,12 +1,14 @@
 """``fastgates warmup`` and ``fastgates.warmup``: afterwards nothing is compiled."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from helpers import run_python
 
 import fastgates
+from fastgates import _compile
 from fastgates.cli import main
 
 COMMAND = """
@@ -16,13 +18,16 @@ COMMAND = """
     sys.exit(main(["warmup", *sys.argv[1:]]))
 """
 
-# Everything that a user of the cell can call; what it had to compile, and what it read.
+# Everything that a user of the cell can call, over sequences and step by step; what it had to
+# compile, and what it read.
 USE = """
     import json
     import sys
+    import numpy as np
     from numba.core import event
     import fastgates as fg
-    from fastgates import _jit
+    from fastgates import _jit, jit
+    from fastgates.layers import Recurrent
     from helpers import CELLS, make_problem
 
     case = {case.id: case for case in CELLS}[sys.argv[1]]
@@ -36,6 +41,15 @@ USE = """
             if sys.argv[2] == "training":
                 problem.run()
             problem.layer(problem.x, **problem.data)
+        layer = Recurrent(case.registered, 1, 3)
+        model = fg.Sequential(fg.Scaling([0], [1]), layer, fg.Dense(3, 1))
+        model.stream().step(np.zeros(1, np.float32))
+        model.stream().run(np.zeros((5, 1)))
+        model.stream(batch_size=2).step([[0], [1]])
+        x, state, y = np.zeros(1, np.float32), jit.new_state(model), np.zeros(1, np.float32)
+        jit.step(model.jit_handle(), x, state, y)
+        function = model.cfunc()
+        function.filter1d(), function.integrand()
         readout = fg.Dense(6, 2)
         output, tape = readout.forward(problems[0].d_output)
         if sys.argv[2] == "training":
@@ -91,6 +105,21 @@ def test_nothing_is_compiled_afterwards(tmp_path):
     count, directory = third.stdout.split()
     assert count == "0"
     assert Path(directory).is_relative_to(tmp_path / "kernels")
+
+
+def test_cells_with_functions_to_choose_wait_until_they_are_asked_for(monkeypatch, capsys):
+    """By default, of the function and of the command."""
+    asked = []
+    monkeypatch.setattr(
+        _compile, "compile_cells", lambda names, training: iter(asked.append(names) or names)
+    )
+    monkeypatch.setattr(_compile, "compiling_beside", lambda names, training: nullcontext())
+    cells = fastgates.warmup().cells
+    assert {"rnn", "lstm", "gru"} <= set(cells)
+    assert not any(fastgates.cells.get(name).functions for name in cells)
+    assert main(["warmup"]) == 0
+    assert capsys.readouterr().out.startswith(f"{', '.join(cells)}: ready for ")
+    assert asked == [cells, cells]
 
 
 def test_unknown_cells_are_named(capsys):

@@ -99,7 +99,13 @@ _registry: dict[str, Cell] = {}
 
 
 def register(cell: Cell) -> Cell:
-    """Add `cell` to the registry and return it; a name is taken once."""
+    """Add `cell` to the registry and return it.
+
+    Raises
+    ------
+    ValueError
+        If a cell of its name is there already.
+    """
     if cell.name in _registry:
         raise ValueError(f"a cell named {cell.name!r} is registered already")
     _registry[cell.name] = cell
@@ -112,7 +118,13 @@ def registered() -> Mapping[str, Cell]:
 
 
 def get(name: str) -> Cell:
-    """Return the cell called `name`."""
+    """Return the cell called `name`.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
     try:
         return _registry[name]
     except KeyError:

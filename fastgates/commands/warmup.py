@@ -20,7 +20,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--cells", type=_cell_list, metavar="A,B",
-        help="names such as gru, gru_reset_after, lstm, simplified_gru, rnn; default: all",
+        help="names such as gru, gru_reset_after, lstm, simplified_gru, rnn; "
+        "default: all but those whose functions are chosen by options",
     )  # fmt: skip
     parser.add_argument(
         "--inference-only", action="store_true", help="leave out what only training needs"
@@ -32,10 +33,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     import fastgates
-    from fastgates._compile import WarmupError
+    from fastgates._compile import WarmupError, checked_names
 
-    cells = arguments.cells or tuple(fastgates.cells.registered())
     try:
+        cells = checked_names(arguments.cells)
         with tqdm(
             total=len(cells), unit=" cells", leave=False, disable=not sys.stderr.isatty()
         ) as bar:

@@ -58,16 +58,26 @@ the way back the gradient of the output); whether `final` holds states that are 
 whether sequences start at time 0."""
 
 
-def _product(stage: Product, plan: Plan) -> Any:
-    """Return a device function that multiplies a vector in shared memory with packed columns.
+def _product(
+    stage: Product, plan: Plan, at: int, first: int, vectors: int, partial: int
+) -> tuple[Any, Any]:
+    """Return two device functions: one multiplies vectors with packed columns, one loads these.
 
-    It leaves the sums of each part in shared memory, as ``[part][row][column][lane]``. The first
-    quads of the weights are in the caller's local array, from number `first` on; the others are
-    read from `packed`, number `at` on.
+    Parameters
+    ----------
+    at : int
+        Where the weights of the first block begin in `packed`.
+    first : int
+        The first quads of a thread's share of them are loaded to its local array, from this number
+        on; the product reads the others from `packed`.
+    vectors, partial : int
+        Where in shared memory the vectors of the rows lie, and where the product leaves the sums of
+        each part, as ``[part][row][column][lane]``.
     """
     rows, columns, lanes = plan.rows, stage.columns, stage.lanes
     parts, quads, held, size = stage.parts, stage.quads, stage.held, stage.vector
-    threads, n_sums = plan.threads, plan.rows * stage.columns
+    threads, n_sums, block = plan.threads, plan.rows * stage.columns, stage.block_weights
+    count = 4 * columns
 
     def held_quads(begin: int, end: int) -> Any:
         """Return the device function for some of the quads in registers.
@@ -79,12 +89,12 @@ def _product(stage: Product, plan: Plan) -> Any:
         middle = max(begin, end - most)
         before = held_quads(begin, middle) if middle > begin else None
 
-        def multiply(weights, first, shared, vector, part, sums):  # type: ignore[no-untyped-def]
+        def multiply(weights, shared, part, sums):  # type: ignore[no-untyped-def]
             if before is not None:
-                before(weights, first, shared, vector, part, sums)
+                before(weights, shared, part, sums)
             for q in range(middle, end):
                 for row in range(rows):
-                    h = load4(shared, vector + row * size + (q * parts + part) * 4)
+                    h = load4(shared, vectors + row * size + (q * parts + part) * 4)
                     for column in range(columns):
                         w, n = first + q * 4 * columns + column, row * columns + column
                         total = fma(weights[w], h[0], sums[n])
@@ -96,21 +106,22 @@ def _product(stage: Product, plan: Plan) -> Any:
 
     multiply_held = held_quads(0, held)
 
-    def product(weights, first, packed, at, shared, vector, partial, thread):  # type: ignore[no-untyped-def]
+    def product(weights, packed, piece, shared, thread):  # type: ignore[no-untyped-def]
+        begin = at + piece * block
         sums = cuda.local.array(n_sums, float32)
         for n in range(n_sums):
             sums[n] = ZERO
         part = thread // lanes
-        multiply_held(weights, first, shared, vector, part, sums)
+        multiply_held(weights, shared, part, sums)
         for q in range(held, quads):
             for column in range(columns):
-                w = at + (q * 4 * columns + column) * threads + thread
+                w = begin + (q * count + column) * threads + thread
                 w0 = packed[w]
                 w1 = packed[w + columns * threads]
                 w2 = packed[w + 2 * columns * threads]
                 w3 = packed[w + 3 * columns * threads]
                 for row in range(rows):
-                    h = load4(shared, vector + row * size + (q * parts + part) * 4)
+                    h = load4(shared, vectors + row * size + (q * parts + part) * 4)
                     n = row * columns + column
                     total = fma(w0, h[0], sums[n])
                     total = fma(w1, h[1], total)
@@ -122,21 +133,15 @@ def _product(stage: Product, plan: Plan) -> Any:
                 place = ((part * rows + row) * columns + column) * lanes + lane
                 shared[partial + place] = sums[row * columns + column]
 
-    return device_function(product)
-
-
-def _weights_loader(stage: Product, plan: Plan) -> Any:
-    """Return a device function that loads a thread's share of the weights to its local array."""
-    threads, held, count = plan.threads, stage.held, 4 * stage.columns
-
-    def load_weights(weights, first, packed, at, thread):  # type: ignore[no-untyped-def]
+    def load_weights(weights, packed, piece, thread):  # type: ignore[no-untyped-def]
+        begin = at + piece * block
         # Two loops, each short enough to be unrolled: only then is the array one of registers.
         for q in range(held):
             for n in range(count):
                 w = q * count + n
-                weights[first + w] = packed[at + w * threads + thread]
+                weights[first + w] = packed[begin + w * threads + thread]
 
-    return device_function(load_weights)
+    return device_function(product), device_function(load_weights)
 
 
 def _summer(stage: Product, plan: Plan) -> Any:
@@ -274,6 +279,46 @@ class _Places:
         self.tile = plan.kept * self.roles
 
 
+def _role(plan: Plan, hidden: int) -> Any:
+    """Return a device function that gives a thread its role in the equations.
+
+    It is one unit of one of the rows of each tile. Threads without one get numbers that exist, for
+    what they load in vain.
+    """
+    units, rows = plan.units, plan.rows
+
+    def role(thread, piece):  # type: ignore[no-untyped-def]
+        row = thread // units
+        lane = thread - row * units
+        unit = piece * units + lane
+        if row < rows and unit < hidden:
+            return True, row, lane, unit
+        return False, 0, 0, 0
+
+    return device_function(role)
+
+
+def _fetch(stage: Product, plan: Plan, count: int, vectors: int) -> Any:
+    """Return a device function that brings the vectors of a tile's rows to shared memory.
+
+    Where blocks share the units each needs the numbers of all: `count` for a row, from `column` on
+    at `time` in an array (B, T, ...).
+    """
+    rows, threads, size = plan.rows, plan.threads, stage.vector
+
+    def fetch(array, time, column, first_row, batch, shared, thread):  # type: ignore[no-untyped-def]
+        for n in range(thread, rows * count, threads):
+            row = n // count
+            k = n - row * count
+            value = ZERO
+            if first_row + row < batch:
+                value = array[first_row + row, time, column + k]
+            shared[vectors + row * size + k] = value
+        cuda.syncthreads()
+
+    return device_function(fetch)
+
+
 def _barrier(plan: Plan) -> Any:
     """Return a device function that waits for all who write what the next product takes.
 
@@ -320,8 +365,14 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
     first_equations = on_device(given.first_step) if two else None
     stage, stage_2 = plan.stages[0], plan.stages[-1]
     (first, count), (first_2, count_2) = cell.stages[0], cell.stages[-1]
-    product, load_weights = _product(stage, plan), _weights_loader(stage, plan)
-    product_2, load_weights_2 = _product(stage_2, plan), _weights_loader(stage_2, plan)
+    places = _Places(plan, two)
+    size, size_2, partial, source_at = stage.vector, stage_2.vector, places.partial, places.second
+    weights_2_at, biases_at, given_at = Packing.offsets(plan, hidden, n_slots)
+    held = 4 * stage.held * stage.columns
+    n_weights = max(1, held + (4 * stage_2.held * stage_2.columns if two else 0))
+    product, load_weights = _product(stage, plan, 0, 0, 0, partial)
+    product_2, load_weights_2 = _product(stage_2, plan, weights_2_at, held, source_at, partial)
+    fetch_2 = _fetch(stage_2, plan, hidden, source_at)
     add_products = _slots_summer(stage, plan, first, count, n_slots)
     add_products_2 = _slots_summer(stage_2, plan, first_2, count_2, n_slots)
     add_biases = _added(n_slots)
@@ -330,18 +381,26 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
     load_states, store_states = loader(n_states), storer(n_states)
     store_others = _others_storer(n_states)
     units, slices, rows, threads = plan.units, plan.slices, plan.rows, plan.threads
-    together = plan.together
-    wait = _barrier(plan)
-    places = _Places(plan, two)
-    size, size_2, partial, source_at = stage.vector, stage_2.vector, places.partial, places.second
+    together, wait = plan.together, _barrier(plan)
+    role_of = _role(plan, hidden)
     state_at, roles, kept, clear = places.state, places.roles, places.tile, places.partial
-    stash_at, n_shared = n_states * places.roles, plan.shared
-    offsets = Packing.offsets(plan, hidden, n_slots)
-    block, block_2 = stage.block_weights, stage_2.block_weights
-    weights_2_at, biases_at, given_at = offsets
+    stash_at, n_shared = n_states * roles, plan.shared
     load_given = _given(given.numbers, 4 * len(cell.functions), hidden, given_at)
-    held = 4 * stage.held * stage.columns
-    n_weights = max(1, held + (4 * stage_2.held * stage_2.columns if two else 0))
+
+    @device_function
+    def finish(here, constant, shared, at, arrays, times, row, t, column, unit):  # type: ignore[no-untyped-def]
+        """Apply the equations of a step to a unit and store what they give."""
+        slots, cells, output, lengths = arrays
+        begin, output_begin = times
+        new_states, saved = equations(here, load_states(shared, at, roles), constant)
+        value = ZERO
+        if t < lengths[row]:
+            value = new_states[0]
+            store_states(new_states, shared, at, roles)
+            if keep:
+                store_slots(saved, slots[row, t - begin], unit, hidden)
+                store_others(new_states, cells[row, t - begin], unit, hidden)
+        output[row, t - output_begin, column + unit] = value
 
     def forward(  # type: ignore[no-untyped-def]
         slots,
@@ -376,20 +435,14 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
         t_first = begin + steps - 1 if reverse else begin
 
         weights = cuda.local.array(n_weights, float32)
-        load_weights(weights, 0, packed, piece * block, thread)
+        load_weights(weights, packed, piece, thread)
         if two:
-            load_weights_2(weights, held, packed, weights_2_at + piece * block_2, thread)
+            load_weights_2(weights, packed, piece, thread)
         for n in range(thread, clear, threads):
             shared[n] = ZERO
         cuda.syncthreads()
 
-        # A thread's role in the equations: one unit of one of the rows of each tile.
-        my_row = thread // units
-        lane = thread - my_row * units
-        unit = piece * units + lane
-        has_role = my_row < rows and unit < hidden
-        if not has_role:  # addresses that exist, for what is loaded in vain
-            my_row, lane, unit = 0, 0, 0
+        has_role, my_row, lane, unit = role_of(thread, piece)
         biases = load_slots(packed, biases_at + unit, hidden)
         constant = load_given(packed, unit)
         ahead = biases
@@ -411,6 +464,7 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
                     shared[my_row * size + lane] = shared[at]
                 if tile == 0 and steps > 0:
                     ahead = load_slots(slots[row, t_first - begin], unit, hidden)
+        arrays, times = (slots, cells, output, lengths), (begin, output_begin)
         meetings = 0
         if together:
             # So that all blocks run at the same time, which Numba promises to who says this once.
@@ -441,7 +495,7 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
                                 value = initial[0, direction, row, k]
                         shared[r * size + k] = value
                     cuda.syncthreads()
-                product(weights, 0, packed, piece * block, shared, 0, partial, thread)
+                product(weights, packed, piece, shared, thread)
                 row = tile_row + my_row
                 mine = has_role and row < batch
                 here = ahead
@@ -455,8 +509,8 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
                 if mine:
                     at = state_at + tile * kept + my_row * units + lane
                     here = add_products(add_biases(here, biases), shared, partial, my_row, lane)
-                    states = load_states(shared, at, roles)
                     if two:
+                        states = load_states(shared, at, roles)
                         source, activated = first_equations(here, states, constant)
                         store_slots(here, shared, at + stash_at, roles)
                         store_activated(activated, shared, at + stash_at + first * roles, roles)
@@ -465,55 +519,22 @@ def forward_kernel(cell: Any, hidden: int, plan: Plan, keep: bool) -> Any:
                         else:
                             shared[source_at + my_row * size_2 + lane] = source
                     else:
-                        new_states, saved = equations(here, states, constant)
-                        value = ZERO
-                        if t < lengths[row]:
-                            value = new_states[0]
-                            store_states(new_states, shared, at, roles)
-                            if keep:
-                                store_slots(saved, slots[row, t - begin], unit, hidden)
-                                store_others(new_states, cells[row, t - begin], unit, hidden)
-                        output[row, t - output_begin, column + unit] = value
+                        finish(here, constant, shared, at, arrays, times, row, t, column, unit)
             if two:
                 meetings += 1
                 wait(counters, meetings)
                 for tile in range(tiles):
                     tile_row = first_row + tile * rows
                     if together:
-                        for n in range(thread, rows * hidden, threads):
-                            r = n // hidden
-                            k = n - r * hidden
-                            value = ZERO
-                            if tile_row + r < batch:
-                                value = sources[tile_row + r, 0, k]
-                            shared[source_at + r * size_2 + k] = value
-                        cuda.syncthreads()
-                    product_2(
-                        weights,
-                        held,
-                        packed,
-                        weights_2_at + piece * block_2,
-                        shared,
-                        source_at,
-                        partial,
-                        thread,
-                    )
+                        fetch_2(sources, 0, 0, tile_row, batch, shared, thread)
+                    product_2(weights, packed, piece, shared, thread)
                     cuda.syncthreads()
                     row = tile_row + my_row
                     if has_role and row < batch:
                         at = state_at + tile * kept + my_row * units + lane
                         here = load_slots(shared, at + stash_at, roles)
                         here = add_products_2(here, shared, partial, my_row, lane)
-                        states = load_states(shared, at, roles)
-                        new_states, saved = equations(here, states, constant)
-                        value = ZERO
-                        if t < lengths[row]:
-                            value = new_states[0]
-                            store_states(new_states, shared, at, roles)
-                            if keep:
-                                store_slots(saved, slots[row, t - begin], unit, hidden)
-                                store_others(new_states, cells[row, t - begin], unit, hidden)
-                        output[row, t - output_begin, column + unit] = value
+                        finish(here, constant, shared, at, arrays, times, row, t, column, unit)
             # The state that the next step begins with.
             for tile in range(tiles):
                 row = first_row + tile * rows + my_row
@@ -558,8 +579,16 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan, unit_weights: int = 0) -
     first_equations = on_device(given.first_step_backward) if two else None
     stage, stage_2 = plan.stages[-1], plan.stages[0]
     (first, count), (first_2, count_2) = cell.stages[0], cell.stages[-1]
-    product, load_weights = _product(stage, plan), _weights_loader(stage, plan)
-    product_2, load_weights_2 = _product(stage_2, plan), _weights_loader(stage_2, plan)
+    places = _Places(plan, two)
+    size, size_2, partial, second_at = stage.vector, stage_2.vector, places.partial, places.second
+    # Weights lie in the order of use: on the way back the second stage comes first.
+    after_first, _, given_at = Packing.offsets(plan, hidden, n_slots)
+    held = 4 * stage.held * stage.columns
+    n_weights = max(1, held + (4 * stage_2.held * stage_2.columns if two else 0))
+    product, load_weights = _product(stage, plan, after_first if two else 0, 0, 0, partial)
+    product_2, load_weights_2 = _product(stage_2, plan, 0, held, second_at, partial)
+    fetch = _fetch(stage, plan, count * hidden, 0)
+    fetch_2 = _fetch(stage_2, plan, count_2 * hidden, second_at)
     summed, summed_2 = _summer(stage, plan), _summer(stage_2, plan)
     load_slots, store_slots = loader(n_slots), storer(n_slots)
     load_stage, store_stage = loader(count), storer(count)
@@ -568,10 +597,8 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan, unit_weights: int = 0) -
     load_others, with_first = loader(n_states - 1), _with_first(n_states)
     zeros, zero_slots = (ZERO,) * n_states, (ZERO,) * n_slots
     units, slices, rows, threads = plan.units, plan.slices, plan.rows, plan.threads
-    together = plan.together
-    wait = _barrier(plan)
-    places = _Places(plan, two)
-    size, size_2, partial, second_at = stage.vector, stage_2.vector, places.partial, places.second
+    together, wait = plan.together, _barrier(plan)
+    role_of = _role(plan, hidden)
     state_at, roles, kept, clear = places.state, places.roles, places.tile, places.partial
     start_at = n_states * roles
     stash_at, old_at, n_shared = 2 * start_at, 2 * start_at + n_slots * roles, plan.shared
@@ -579,85 +606,29 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan, unit_weights: int = 0) -
     add_unit_weights = _unit_weights_adder(cell, unit_weights)
     if unit_weights and two:
         raise ValueError(f"weights of units with two stages, as of {cell.name}, need device='cpu'")
-    block, block_2 = stage.block_weights, stage_2.block_weights
-    # Weights lie in the order of use: on the way back the second stage comes first.
-    after_first, _, given_at = Packing.offsets(plan, hidden, n_slots)
     load_given = _given(given.numbers, 4 * len(cell.functions), hidden, given_at)
-    weights_at = after_first if two else 0
-    held = 4 * stage.held * stage.columns
-    n_weights = max(1, held + (4 * stage_2.held * stage_2.columns if two else 0))
+    load_across = _across_loader(n_states)
     lanes = stage.lanes
 
     @device_function
-    def old_state(  # type: ignore[no-untyped-def]
-        output,
-        cells,
-        initial,
-        carried,
-        lengths,
-        resets,
-        direction,
-        carried_direction,
-        column,
-        begin,
-        steps,
-        flags,
-        row,
-        t,
-        unit,
-    ):
-        """Return the states before the step at time `t`."""
-        reverse = (flags & REVERSE) != 0
-        before = t + 1 if reverse else t - 1
+    def gather(arrays, place, row, t, unit):  # type: ignore[no-untyped-def]
+        """Return what the equations take of the step at time `t` from global memory.
+
+        These are the slots, the states before and after (but for the first one after), and the
+        gradient of the output.
+        """
+        slots, output, cells, d_output, initial, carried, lengths, resets = arrays
+        direction, carried_direction, column, begin, steps, flags = place
+        before = t + 1 if (flags & REVERSE) != 0 else t - 1
         if _restarts(t, row, lengths, resets, flags):
+            old = zeros
             if (flags & INITIAL) != 0:
-                return load_across(initial, direction, row, unit)
-            return zeros
-        if before < begin or before >= begin + steps:
-            return load_across(carried, carried_direction, row, unit)
-        others = load_others(cells[row, before - begin], unit, hidden)
-        return (output[row, before, column + unit],) + others
-
-    load_across = _across_loader(n_states)
-
-    @device_function
-    def gather(  # type: ignore[no-untyped-def]
-        slots,
-        output,
-        cells,
-        d_output,
-        initial,
-        carried,
-        lengths,
-        resets,
-        direction,
-        carried_direction,
-        column,
-        begin,
-        steps,
-        flags,
-        row,
-        t,
-        unit,
-    ):
-        """Return what the equations take of a step from global memory."""
-        old = old_state(
-            output,
-            cells,
-            initial,
-            carried,
-            lengths,
-            resets,
-            direction,
-            carried_direction,
-            column,
-            begin,
-            steps,
-            flags,
-            row,
-            t,
-            unit,
-        )
+                old = load_across(initial, direction, row, unit)
+        elif before < begin or before >= begin + steps:
+            old = load_across(carried, carried_direction, row, unit)
+        else:
+            others = load_others(cells[row, before - begin], unit, hidden)
+            old = (output[row, before, column + unit],) + others
         saved = load_slots(slots[row, t - begin], unit, hidden)
         new = (ZERO,) + load_others(cells[row, t - begin], unit, hidden)
         d_out = ZERO
@@ -703,22 +674,19 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan, unit_weights: int = 0) -
         t_first = begin if reverse else begin + steps - 1
 
         weights = cuda.local.array(n_weights, float32)
-        load_weights(weights, 0, packed, weights_at + piece * block, thread)
+        load_weights(weights, packed, piece, thread)
         if two:
-            load_weights_2(weights, held, packed, piece * block_2, thread)
+            load_weights_2(weights, packed, piece, thread)
         for n in range(thread, clear, threads):
             shared[n] = ZERO
         cuda.syncthreads()
 
-        my_row = thread // units
-        lane = thread - my_row * units
-        unit = piece * units + lane
-        has_role = my_row < rows and unit < hidden
-        if not has_role:
-            my_row, lane, unit = 0, 0, 0
+        has_role, my_row, lane, unit = role_of(thread, piece)
         my_column = lane // lanes
         my_lane = lane - my_column * lanes
         constant = load_given(packed, unit)
+        arrays = slots, output, cells, d_output, initial, carried, lengths, resets
+        place = direction, carried_direction, column, begin, steps, flags
         saved, old, new, d_out = zero_slots, zeros, zeros, ZERO
         for tile in range(tiles):
             row = first_row + tile * rows + my_row
@@ -730,25 +698,7 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan, unit_weights: int = 0) -
                 for weight in range(unit_weights):
                     shared[at + units_at + weight * roles] = ZERO
                 if tile == 0 and steps > 0 and t_first < lengths[row]:
-                    saved, old, new, d_out = gather(
-                        slots,
-                        output,
-                        cells,
-                        d_output,
-                        initial,
-                        carried,
-                        lengths,
-                        resets,
-                        direction,
-                        carried_direction,
-                        column,
-                        begin,
-                        steps,
-                        flags,
-                        row,
-                        t_first,
-                        unit,
-                    )
+                    saved, old, new, d_out = gather(arrays, place, row, t_first, unit)
 
         meetings = 0
         if together:
@@ -765,25 +715,7 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan, unit_weights: int = 0) -
                     next_row, next_t = first_row + my_row, t + t_step
                 if has_role and next_row < batch and begin <= next_t and next_t < begin + steps:
                     if next_t < lengths[next_row]:
-                        saved, old, new, d_out = gather(
-                            slots,
-                            output,
-                            cells,
-                            d_output,
-                            initial,
-                            carried,
-                            lengths,
-                            resets,
-                            direction,
-                            carried_direction,
-                            column,
-                            begin,
-                            steps,
-                            flags,
-                            next_row,
-                            next_t,
-                            unit,
-                        )
+                        saved, old, new, d_out = gather(arrays, place, next_row, next_t, unit)
                 if mine:
                     at = state_at + tile * kept + my_row * units + lane
                     d_slots, old_hidden = zero_slots, ZERO
@@ -801,8 +733,8 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan, unit_weights: int = 0) -
                         store_states(now_old, shared, at + old_at, roles)
                         if not together:
                             values = load_stage_2(shared, at + stash_at + first_2 * roles, roles)
-                            place = second_at + my_row * size_2 + unit
-                            store_stage_2(values, shared, place, hidden)
+                            vector = second_at + my_row * size_2 + unit
+                            store_stage_2(values, shared, vector, hidden)
                     elif not together:
                         store_stage(d_slots, shared, my_row * size + unit, hidden)
             meetings += 1
@@ -811,24 +743,8 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan, unit_weights: int = 0) -
                 for tile in range(tiles):
                     tile_row = first_row + tile * rows
                     if together:
-                        for n in range(thread, rows * count_2 * hidden, threads):
-                            r = n // (count_2 * hidden)
-                            k = n - r * count_2 * hidden
-                            value = ZERO
-                            if tile_row + r < batch:
-                                value = slots[tile_row + r, t - begin, first_2 * hidden + k]
-                            shared[second_at + r * size_2 + k] = value
-                        cuda.syncthreads()
-                    product_2(
-                        weights,
-                        held,
-                        packed,
-                        piece * block_2,
-                        shared,
-                        second_at,
-                        partial,
-                        thread,
-                    )
+                        fetch_2(slots, t - begin, first_2 * hidden, tile_row, batch, shared, thread)
+                    product_2(weights, packed, piece, shared, thread)
                     cuda.syncthreads()
                     row = tile_row + my_row
                     if has_role and row < batch:
@@ -854,15 +770,8 @@ def backward_kernel(cell: Any, hidden: int, plan: Plan, unit_weights: int = 0) -
             for tile in range(tiles):
                 tile_row = first_row + tile * rows
                 if together:
-                    for n in range(thread, rows * count * hidden, threads):
-                        r = n // (count * hidden)
-                        k = n - r * count * hidden
-                        value = ZERO
-                        if tile_row + r < batch:
-                            value = slots[tile_row + r, t - begin, first * hidden + k]
-                        shared[r * size + k] = value
-                    cuda.syncthreads()
-                product(weights, 0, packed, weights_at + piece * block, shared, 0, partial, thread)
+                    fetch(slots, t - begin, first * hidden, tile_row, batch, shared, thread)
+                product(weights, packed, piece, shared, thread)
                 cuda.syncthreads()
                 row = tile_row + my_row
                 if has_role and row < batch and t < lengths[row]:

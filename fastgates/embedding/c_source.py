@@ -17,8 +17,8 @@ from .._version import __version__
 from ..dense import Dense
 from ..layers import Recurrent
 from ..sequential import Scaling
-from .c_trace import Functions, Value, identifier, literal, named, statements
-from .program import deployed, flat_modules, program_of
+from .c_trace import KEYWORDS, Functions, Value, identifier, literal, named, statements
+from .program import deployed, flat_modules, program_of, round_up
 from .streaming import Stream
 
 __all__ = ["CSource", "SizeReport", "to_c"]
@@ -88,13 +88,13 @@ class CSource(NamedTuple):
 
 def to_c(model: Module, name: str = "model", *, scalar: bool = False) -> CSource:
     """Return a model as C99, see ``model.to_c``."""
-    if identifier(name) != name or not name.isascii():
+    if identifier(name, KEYWORDS) != name or not name.isascii():
         raise ValueError(f"name must be an identifier of C, got {name!r}")
     return _Writer(deployed(model), name, 1 if scalar else _PAD).write()
 
 
 _HEADER = """\
-/* {about} */
+{about}
 #ifndef {guard}
 #define {guard}
 
@@ -307,12 +307,14 @@ static const float expected[STEPS * {outputs}] = {{
 int main(void)
 {{
     static {name}_state state;
-    static float y[STEPS * {outputs}];
+    static float y[STEPS * {outputs}], again[STEPS * {outputs}];
     double worst = 0.0, largest = 1.0;
-    int t, k;
+    int t, k, differ = 0;
     {name}_init(&state);
     for (t = 0; t < STEPS; ++t)
         {name}_step(&state, inputs + t * {inputs}, y + t * {outputs});
+    {name}_init(&state);
+    {name}_run(&state, inputs, STEPS, again);
     for (k = 0; k < STEPS * {outputs}; ++k) {{
         const double size = expected[k] < 0 ? -(double)expected[k] : (double)expected[k];
         double error = (double)y[k] - (double)expected[k];
@@ -321,12 +323,14 @@ int main(void)
             worst = error;
         if (size > largest)
             largest = size;
+        if (again[k] < y[k] || again[k] > y[k])
+            differ = 1;
     }}
-    {name}_init(&state);
-    {name}_run(&state, inputs, STEPS, y);
     printf("%d steps: largest error %.3g, largest output %.3g\\n", STEPS, worst, largest);
     printf("%d bytes of state\\n", (int)sizeof(state));
-    return worst <= 1e-6 * largest ? 0 : 1;
+    if (differ)
+        printf("{name}_run differs from {name}_step\\n");
+    return !differ && worst <= 1e-6 * largest ? 0 : 1;
 }}
 """
 
@@ -352,8 +356,9 @@ clean:
 """
 
 
-def _up(size: int, unit: int) -> int:
-    return -(-size // unit) * unit
+def _comment(text: str) -> str:
+    """Write a text as a comment, which nothing in it ends."""
+    return f"/* {text.replace('*/', '* /')} */"
 
 
 def _numbers(values: Any, indent: str = "    ") -> str:
@@ -376,7 +381,9 @@ class _Writer:
         self._model, self._name, self._pad = model, name, pad
         self._modules = flat_modules(model)
         self._functions = Functions()
-        self._units: dict[Any, tuple[str, str]] = {}  # of a cell: name and text of its functions
+        self._units: dict[Any, tuple[str, str]] = {}  # of a cell: the names of its two functions
+        self._calls: dict[str, int] = {}  # of such a function: how many functions a unit calls
+        self._texts: list[str] = []  # of the cells' functions
         self._constants: list[str] = []
         self._members: list[tuple[str, int]] = []
         self._resets: list[tuple[str, int]] = []
@@ -404,7 +411,9 @@ class _Writer:
     def _padded(self, columns: np.ndarray) -> np.ndarray:
         """Pad the units of an array (slots, units, ...) to whole vectors; slots and units join."""
         units = columns.shape[1]
-        padded = np.zeros((len(columns), _up(units, self._pad), *columns.shape[2:]), np.float32)
+        padded = np.zeros(
+            (len(columns), round_up(units, self._pad), *columns.shape[2:]), np.float32
+        )
         padded[:, :units] = columns
         return padded.reshape(-1, *columns.shape[2:])
 
@@ -429,16 +438,16 @@ class _Writer:
         cell, direction, hidden = module.cell, module._directions[index], module.hidden_size
         n_gates, parameters, suffix = len(cell.gates), module.parameters, module._suffix(direction)
         weight_ih, weight_hh = parameters[f"weight_ih_{suffix}"], parameters[f"weight_hh_{suffix}"]
-        bias_ih, bias_hh = (parameters.get(f"bias_{of}_{suffix}") for of in ("ih", "hh"))
         prefix = f"m{place}_l{index}"
-        self._steps.append(f"/* {module!r}, layer {index} */".replace("*/ */", "*/"))
+        self._steps.append(_comment(f"{module!r}, layer {index}"))
 
         def by_gate(matrix: np.ndarray) -> np.ndarray:
             return matrix.reshape(n_gates, hidden, *matrix.shape[1:])
 
-        width = _up(hidden, self._pad)
+        width = round_up(hidden, self._pad)
         bias = np.zeros((len(cell.slots), hidden), np.float32)
-        for given, slots in ((bias_ih, cell.input_slots), (bias_hh, cell.recurrent_slots)):
+        for of, slots in (("ih", cell.input_slots), ("hh", cell.recurrent_slots)):
+            given = parameters.get(f"bias_{of}_{suffix}")
             if given is not None:
                 for gate, slot in enumerate(slots):
                     bias[slot] += by_gate(given)[gate]
@@ -459,18 +468,9 @@ class _Writer:
         states = [
             self._member(f"{prefix}_{identifier(name)}", width, reset=True) for name in cell.states
         ]
-        constant = "0"
-        peepholes = module._peepholes(direction)
-        if cell.unit_weights:
-            padded = np.zeros((len(cell.unit_weights), hidden), np.float32)
-            if peepholes is not None:
-                padded[...] = peepholes.reshape(padded.shape)
-            constant = self._constant(f"{prefix}_peepholes", self._padded(padded))
-        elif module._unit_constant is not None:
-            padded = module._unit_constant[None]
-            constant = self._constant(f"{prefix}_constant", self._padded(padded))
-        first_name, name = self._cell_functions(cell, direction.settings, constant != "0")
-        arguments = ", ".join(["state->slots", *states, *[constant] * (constant != "0")])
+        constants = self._unit_constants(module, direction, prefix)
+        first_name, name = self._cell_functions(cell, direction.settings, bool(constants))
+        arguments = ", ".join(["state->slots", *states, *constants])
         for stage, (first, count) in enumerate(cell.stages):
             order = [cell.recurrent_slots.index(slot) for slot in range(first, first + count)]
             part = by_gate(weight_hh)[order]
@@ -488,11 +488,25 @@ class _Writer:
         self._n_functions += hidden * self._calls[name]
         return states[0]
 
+    def _unit_constants(self, module: Recurrent, direction: Any, prefix: str) -> list[str]:
+        """Write what the equations take of each unit besides; return its name, if there is any."""
+        cell = module.cell
+        if cell.unit_weights:
+            weights = np.zeros((len(cell.unit_weights), module.hidden_size), np.float32)
+            peepholes = module._peepholes(direction)
+            if peepholes is not None:
+                weights[...] = peepholes.reshape(weights.shape)
+            return [self._constant(f"{prefix}_peepholes", self._padded(weights))]
+        if module._unit_constant is not None:
+            numbers = module._unit_constant[None]
+            return [self._constant(f"{prefix}_constant", self._padded(numbers))]
+        return []
+
     def _cell_functions(self, cell: Any, settings: Any, has_constant: bool) -> tuple[str, str]:
         """Write the functions with a cell's equations, once for all layers; return their names."""
         key = (cell.name, None if settings is None else settings.tobytes(), has_constant)
         if key in self._units:
-            return self._units[key][0], self._units[key][1]
+            return self._units[key]
         number = sum(1 for other in self._units if other[0] == cell.name)
         name = identifier(cell.name) + (f"_{number + 1}" if number else "") + "_units"
         slots = named([f"a_{identifier(slot)}" for slot in cell.slots])
@@ -588,8 +602,8 @@ class _Writer:
         return text, joined.count("vec_")
 
     def _dense(self, place: int, module: Dense, source: str) -> str:
-        values, width = module.parameters, _up(module.output_size, self._pad)
-        self._steps.append(f"/* {module!r} */")
+        values, width = module.parameters, round_up(module.output_size, self._pad)
+        self._steps.append(_comment(repr(module)))
         bias = values.get("bias", np.zeros(module.output_size, np.float32))
         weights = self._panel(self._padded(values["weight"][None]))
         bias_name = self._constant(f"m{place}_bias", self._padded(bias[None]))
@@ -613,10 +627,10 @@ class _Writer:
 
     def _scaling(self, place: int, module: Scaling, source: str) -> str:
         values = module.parameters
-        self._steps.append(f"/* {module!r} */")
+        self._steps.append(_comment(repr(module)))
         mean = self._constant(f"m{place}_mean", values["mean"])
         scale = self._constant(f"m{place}_scale", values["scale"])
-        target = self._member(f"m{place}_y", _up(module.size, self._pad))
+        target = self._member(f"m{place}_y", round_up(module.size, self._pad))
         self._steps.append(f"for (k = 0; k < {module.size}; ++k)")
         formula = (
             f"{source}[k] * {scale}[k] + {mean}[k]"
@@ -630,8 +644,6 @@ class _Writer:
 
     def write(self) -> CSource:
         """Return all files."""
-        self._calls: dict[str, int] = {}
-        self._texts: list[str] = []
         name = self._name
         inputs, outputs = self._modules[0].input_size, self._modules[-1].output_size
         source = "x"
@@ -647,7 +659,7 @@ class _Writer:
         for member, size in (("slots", self._n_slots), ("source", self._n_sources)):
             if size:
                 self._members.append((member, size))
-        about = f"Written by fastgates {__version__}: {self._model!r}".replace("*/", "* /")
+        about = f"Written by fastgates {__version__}: {self._model!r}"
         report = SizeReport(
             4 * self._n_weights,
             4 * sum(size for _, size in self._members),
@@ -656,7 +668,7 @@ class _Writer:
         )
         members = "\n".join(f"    float {member}[{size}];" for member, size in self._members)
         header = _HEADER.format(
-            about=f"{about}\n\n   {report}.",
+            about=_comment(f"{about}\n\n   {report}."),
             guard=f"{name.upper()}_H",
             name=name,
             inputs=inputs,
@@ -691,7 +703,7 @@ class _Writer:
         inline = "static inline" if pad == 1 else "static inline __attribute__((always_inline))"
         prelude = _SCALAR if self._pad == 1 else _VECTOR
         parts = [
-            f'/* {about} */\n#include "{name}.h"\n\n#include <stdint.h>\n\n'
+            f'{_comment(about)}\n#include "{name}.h"\n\n#include <stdint.h>\n\n'
             "#ifdef __FAST_MATH__\n"
             '#error "tanh and sigmoid need their rounding: do not compile with -ffast-math"'
             "\n#endif\n",

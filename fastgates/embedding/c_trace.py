@@ -20,7 +20,7 @@ import numpy as np
 from .. import _simd, _vecmath
 from .._jit import _Helper
 
-__all__ = ["Functions", "Value", "identifier", "literal", "named", "statements"]
+__all__ = ["KEYWORDS", "Functions", "Value", "identifier", "literal", "named", "statements"]
 
 
 class Value:
@@ -247,20 +247,22 @@ def statements(
     return lines
 
 
-_RESERVED = (
+_KEYWORDS = (
     "auto break case char const continue default do double else enum extern float for goto if "
     "inline int long register restrict return short signed sizeof static struct switch typedef "
-    "union unsigned void volatile while vec load store splat"
+    "union unsigned void volatile while"
 )
-_KEYWORDS = frozenset(_RESERVED.split())
+KEYWORDS = frozenset(_KEYWORDS.split())
+# What else has a meaning where equations are written.
+_LOCALS = {"vec", "load", "store", "splat", "k", "width", "slots", "constants", "source"}
 
 
-def identifier(name: str) -> str:
+def identifier(name: str, reserved: frozenset[str] = KEYWORDS | _LOCALS) -> str:
     """Return a name that C allows, made from any text."""
     name = re.sub(r"\W", "_", name, flags=re.ASCII)
-    if not name or name[0].isdigit() or name in _KEYWORDS:
-        name = f"{name}_" if name in _KEYWORDS else f"_{name}"
-    return name
+    if not name or name[0].isdigit():
+        return f"_{name}"
+    return f"{name}_" if name in reserved else name
 
 
 def named(vectors: Sequence[str]) -> tuple[Value, ...]:

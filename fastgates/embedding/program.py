@@ -24,7 +24,7 @@ from ..engine.pack import n_blocks_of, pack_affine
 from ..layers import Recurrent
 from ..sequential import Scaling, Sequential
 
-__all__ = ["LayerPlace", "Program", "deployed", "flat_modules", "program_of"]
+__all__ = ["LayerPlace", "Program", "deployed", "flat_modules", "program_of", "round_up"]
 
 _LINE = 16  # floats of a cache line
 _PACKED = ("bias", "unit_constant", "input_panel", "panel", "panel_2")
@@ -249,7 +249,8 @@ def program_of(model: Module) -> Program:
     return program
 
 
-def _up(size: int, unit: int) -> int:
+def round_up(size: int, unit: int) -> int:
+    """Return the next multiple of a unit."""
     return -(-size // unit) * unit
 
 
@@ -268,7 +269,7 @@ class _Builder:
         places = []
         for array in arrays:
             places.append(self._n_weights)
-            padded = np.zeros(_up(array.size, _LINE), np.float32)
+            padded = np.zeros(round_up(array.size, _LINE), np.float32)
             padded[: array.size] = array.ravel()
             self._weights.append(padded)
             self._n_weights += padded.size
@@ -325,7 +326,7 @@ class _Builder:
 
     def _scaling(self, module: Scaling) -> dict[str, Any]:
         values = module.parameters
-        width = _up(module.size, LANES)
+        width = round_up(module.size, LANES)
         mean, scale = np.zeros(width, np.float32), np.ones(width, np.float32)
         mean[: module.size], scale[: module.size] = values["mean"], values["scale"]
         mean_at, scale_at = self._add(mean, scale)
@@ -350,7 +351,7 @@ class _Builder:
                     width = record["n_blocks"] * LANES
                     record["state"] = end
                     places.append(LayerPlace(end, width))
-                    end += _up(len(module.cell.states) * width, _LINE)
+                    end += round_up(len(module.cell.states) * width, _LINE)
                     self._records.append(record)
                 recurrent.append(module)
                 layers.append(tuple(places))
@@ -363,8 +364,8 @@ class _Builder:
         slots_at = n_states
         widths = [record["n_blocks"] * LANES for record in self._records]
         n_slots = (r["slots"] * width for r, width in zip(self._records, widths, strict=True))
-        source_at = slots_at + _up(max(n_slots), _LINE)
-        end = source_at + _up(max(widths), _LINE)
+        source_at = slots_at + round_up(max(n_slots), _LINE)
+        end = source_at + round_up(max(widths), _LINE)
         place = -1
         for record, width in zip(self._records, widths, strict=True):
             record["slots"], record["source"], record["input"] = slots_at, source_at, place
@@ -374,7 +375,7 @@ class _Builder:
                 place, record["output"] = record["state"], -2
             else:
                 place = record["output"] = end
-                end += _up(width, _LINE)
+                end += round_up(width, _LINE)
         # Rows at multiples of 1 KiB would share few sets of the cache.
         row = end + _LINE if end % 256 == 0 else end
         size = step.N_HEADER + len(self._records) * step.N_RECORD

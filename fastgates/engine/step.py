@@ -33,20 +33,16 @@ from .._jit import INT0, STAMP, helper, kernel
 from .._simd import (
     LANES,
     float_pointer,
-    fma_value,
     int_p,
     int_pointer,
     load,
-    load_value,
-    splat_value,
     store,
-    vector_address,
 )
 from .._vecmath import relu, sigmoid, tanh
 from .call import address
 from .forward import load_row, store_row
 from .linear import softmax_row
-from .multiply import GROUP, call_multiply, multiply_address
+from .multiply import GROUP, _tile, call_multiply, multiply_address
 from .tuples import load_constants, load_vectors, store_vectors
 
 if TYPE_CHECKING:
@@ -203,81 +199,48 @@ def table(typingctx):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _row_tile(typingctx, width, count, a, b, step, group, c, init):  # type: ignore[no-untyped-def]
-    """Multiply one row of numbers with as many vectors of a panel as `width` is long.
+def _row_tile(typingctx, width, count, a, b, c, init):  # type: ignore[no-untyped-def]
+    """Make the tile of one row by as many vectors as `width` is long; return how many these are.
 
-    `a`, `b`, `c` and `init` are pointers; vectors of the panel are `step` floats apart from k to
-    k, and its second group of vectors starts `group` floats behind the first.
+    It is a tile of the multiply kernel, of which all but sizes and addresses is known to the
+    compiler: to pass and to look at them takes that kernel half as long as a step of a small cell.
     """
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        _, count, a, b, step, group, c, init = args
-        integer = ir.IntType(64)
+        names = dict(zip(("count", "a", "b", "c", "init"), args[1:], strict=True))
+        n_vectors, integer = width.count, ir.IntType(64)
+        known = {"a_rows": 0, "a_row": 0, "a_step": 1, "b_step": min(n_vectors, GROUP) * LANES}
+        known |= {"c_rows": 0, "c_row": 0, "init_row": 0, "init_vector": LANES, "join": 0}
+        names |= {name: ir.Constant(integer, value) for name, value in known.items()}
+        names["b_group"] = builder.mul(names["count"], ir.Constant(integer, GROUP * LANES))
+        _tile(builder, 1, n_vectors, ir.Constant(integer, 0), names)
+        return ir.Constant(integer, n_vectors)
 
-        def constant(value: int) -> Any:
-            return ir.Constant(integer, value)
+    return types.int64(width, *[types.int64] * 5), codegen
 
-        n_vectors = sig.args[0].count
-        sums = [
-            cgutils.alloca_once_value(builder, load_value(builder, init, constant(v * LANES)))
-            for v in range(n_vectors)
-        ]
-        with cgutils.for_range_slice(
-            builder, constant(0), count, constant(1), integer, inc=True
-        ) as (k, _):
-            x = splat_value(builder, builder.load(builder.gep(a, [k])))
-            first = builder.mul(k, step)
-            for v, place in enumerate(sums):
-                at = builder.add(first, constant(v % GROUP * LANES))
-                if v >= GROUP:
-                    at = builder.add(at, group)
-                total = fma_value(builder, x, load_value(builder, b, at), builder.load(place))
-                builder.store(total, place)
-        for v, place in enumerate(sums):
-            target = vector_address(builder, c, constant(v * LANES))
-            builder.store(builder.load(place), target, align=4)
-        return context.get_dummy_value()
 
-    pointer = types.CPointer(types.float32)
-    integers = types.int64
-    return types.void(
-        width, integers, pointer, pointer, integers, integers, pointer, pointer
-    ), codegen
+_FOUR = (0,) * GROUP
+_EIGHT = (0,) * (2 * GROUP)  # a single row takes two groups at once
 
 
 @helper
 def _multiply_row(n_vectors, count, a, b, c, init):
-    """Make :func:`fastgates.engine.multiply.multiply` of one row, without its generality.
-
-    The sum over k runs in the same order, so it has the same bits.
-    """
-    vector = INT0
-    numbers, sums, starts = float_pointer(a), c, init
-    while vector < n_vectors:
-        left = n_vectors - vector
-        panel, into = float_pointer(b), float_pointer(sums)
-        start = float_pointer(starts)
-        group = count * GROUP * LANES
-        width = min(left, INT0 + GROUP)
+    """Make :func:`fastgates.engine.multiply.multiply` of one row, of the same tiles."""
+    done = INT0
+    while done < n_vectors:
+        left = n_vectors - done
+        at = 4 * LANES * done
+        panel, sums, starts = b + at * count, c + at, init + at
         if left >= 2 * GROUP:
-            width = INT0 + 2 * GROUP
-            _row_tile(_EIGHT, count, numbers, panel, INT0 + GROUP * LANES, group, into, start)
-        elif width == 4:
-            _row_tile(_FOUR, count, numbers, panel, INT0 + 4 * LANES, group, into, start)
-        elif width == 3:
-            _row_tile((0, 0, 0), count, numbers, panel, INT0 + 3 * LANES, group, into, start)
-        elif width == 2:
-            _row_tile((0, 0), count, numbers, panel, INT0 + 2 * LANES, group, into, start)
+            done += _row_tile(_EIGHT, count, a, panel, sums, starts)
+        elif left >= GROUP:
+            done += _row_tile(_FOUR, count, a, panel, sums, starts)
+        elif left == 3:
+            done += _row_tile((0, 0, 0), count, a, panel, sums, starts)
+        elif left == 2:
+            done += _row_tile((0, 0), count, a, panel, sums, starts)
         else:
-            _row_tile((0,), count, numbers, panel, INT0 + LANES, group, into, start)
-        b += 4 * count * width * LANES
-        sums += 4 * width * LANES
-        starts += 4 * width * LANES
-        vector += width
-
-
-_FOUR = (0,) * GROUP
-_EIGHT = (0,) * (2 * GROUP)
+            done += _row_tile((0,), count, a, panel, sums, starts)
 
 
 @helper
@@ -301,44 +264,46 @@ def _multiply_rows(multiply, n_rows, n_vectors, count, a, a_row, b, c, c_row, in
 # -- Modules --------------------------------------------------------------------------------------
 
 
+# What the kernel of a module takes, in one tuple of int64.
+MODULE_ARGUMENTS = (
+    "record",  # address of the module's record
+    "weights",  # of the weights of the program
+    "inputs",  # of the inputs
+    "input_row",  # how many floats rows of them are apart
+    "states",  # the same of the rows of states
+    "row",
+    "scratch",  # address of the row whose scratch is used first
+    "output",  # and of the output, 0 where it is not wanted
+    "output_row",
+    "n_rows",
+    "multiply",  # address of the kernel that makes products of several rows
+)
+
+
 @helper
-def step_pass(
-    record,
-    weights,
-    inputs,
-    input_row,
-    states,
-    row,
-    scratch,
-    output,
-    output_row,
-    n_rows,
-    multiply,
-    equations,
-    first_equations,
-    slots,
-    n_states,
-    constants,
-):
+def step_pass(arguments, equations, first_equations, slots, n_states, constants):
     """Run one step of one layer of a cell, for a block of rows.
 
     Parameters
     ----------
-    record, weights : int
-        Addresses of the module's record and of the weights of the program.
-    inputs, input_row : int
-        Address of the inputs, and how many floats rows are apart.
-    states, row : int
-        The same of the rows of states.
-    scratch : int
-        Address of the row whose scratch is used first.
-    output, output_row : int
-        The same of the output; address 0 where it is not wanted.
-    n_rows, multiply : int
-        Rows, and the address of the kernel that makes products of several.
+    arguments : tuple of int
+        See MODULE_ARGUMENTS.
     equations, first_equations, slots, n_states, constants
         The cell's, see :func:`fastgates.engine.forward.forward_pass`.
     """
+    (
+        record,
+        weights,
+        inputs,
+        input_row,
+        states,
+        row,
+        scratch,
+        output,
+        output_row,
+        n_rows,
+        multiply,
+    ) = arguments
     numbers = int_pointer(record)
     hidden, n_blocks = numbers[OUTPUT_SIZE], numbers[N_BLOCKS]
     width = n_blocks * LANES
@@ -402,21 +367,11 @@ def step_pass(
 
 
 @kernel
-def step_dense(
-    record,
-    weights,
-    inputs,
-    input_row,
-    states,
-    row,
-    scratch,
-    output,
-    output_row,
-    n_rows,
-    multiply,
-    stamp=STAMP,
-):
-    """Run a dense layer (arguments as of :func:`step_pass`)."""
+def step_dense(arguments, stamp=STAMP):
+    """Run a dense layer."""
+    record, weights, inputs, input_row, _, row, scratch, output, output_row, n_rows, multiply = (
+        arguments
+    )
     numbers = int_pointer(record)
     outputs, n_blocks, activation = numbers[OUTPUT_SIZE], numbers[N_BLOCKS], numbers[ACTIVATION]
     sums = scratch + 4 * numbers[SLOTS]
@@ -450,21 +405,9 @@ def step_dense(
 
 
 @kernel
-def step_scaling(
-    record,
-    weights,
-    inputs,
-    input_row,
-    states,
-    row,
-    scratch,
-    output,
-    output_row,
-    n_rows,
-    multiply,
-    stamp=STAMP,
-):
-    """Run a scaling (arguments as of :func:`step_pass`)."""
+def step_scaling(arguments, stamp=STAMP):
+    """Run a scaling."""
+    record, weights, inputs, input_row, _, _, _, output, output_row, n_rows, _ = arguments
     numbers = int_pointer(record)
     size, width = numbers[OUTPUT_SIZE], numbers[N_BLOCKS] * LANES
     mean = float_pointer(weights + 4 * numbers[BIAS])
@@ -505,46 +448,13 @@ def _step_kernel(cell: Cell) -> Any:
     slots, n_states = (0,) * len(cell.slots), (0,) * len(cell.states)
     constants = (0,) * max(1, len(cell.unit_weights)) if cell.functions else None
 
-    def step(
-        record,
-        weights,
-        inputs,
-        input_row,
-        states,
-        row,
-        scratch,
-        output,
-        output_row,
-        n_rows,
-        multiply,
-        stamp,
-    ):
-        step_pass(
-            record,
-            weights,
-            inputs,
-            input_row,
-            states,
-            row,
-            scratch,
-            output,
-            output_row,
-            n_rows,
-            multiply,
-            equations,
-            first_equations,
-            slots,
-            n_states,
-            constants,
-        )
+    def step(arguments, stamp):
+        step_pass(arguments, equations, first_equations, slots, n_states, constants)
         return INT0
 
     step.__qualname__ = step.__name__ = f"step_{cell.name}"
     step.__defaults__ = (_stamp_of(equations),)
     return kernel(step)
-
-
-_N_MODULE_ARGUMENTS = 11
 
 
 def _compiled(compiled_kernel: Any, *arguments: Any) -> Any:
@@ -555,16 +465,16 @@ def _compiled(compiled_kernel: Any, *arguments: Any) -> Any:
     return compiled
 
 
-def address_of(compiled_kernel: Any, n_arguments: int) -> int:
-    """Return the address of a kernel of int64 arguments, compiled or loaded now."""
-    compiled = _compiled(compiled_kernel, *[types.int64] * n_arguments)
+def _address_of(compiled_kernel: Any, names: tuple[str, ...]) -> int:
+    """Return the address of a kernel of a tuple of int64, compiled or loaded now."""
+    compiled = _compiled(compiled_kernel, types.UniTuple(types.int64, len(names)))
     return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
 
 
 @lru_cache(maxsize=1)
 def prepare() -> int:
     """Compile or load what all programs need; return the address of the multiply kernel."""
-    _table[RUN_AT] = address_of(run, _N_RUN_ARGUMENTS)
+    _table[RUN_AT] = _address_of(run, ARGUMENTS)
     return multiply_address()
 
 
@@ -598,19 +508,19 @@ def _entry(compiled_kernel: Any, *arguments: Any) -> Any:
 @cache
 def cell_address(cell: Cell) -> int:
     """Return the address of the kernel for steps of a cell."""
-    return address_of(_step_kernel(cell), _N_MODULE_ARGUMENTS)
+    return _address_of(_step_kernel(cell), MODULE_ARGUMENTS)
 
 
 @lru_cache(maxsize=1)
 def dense_address() -> int:
     """Return the address of the kernel for dense layers."""
-    return address_of(step_dense, _N_MODULE_ARGUMENTS)
+    return _address_of(step_dense, MODULE_ARGUMENTS)
 
 
 @lru_cache(maxsize=1)
 def scaling_address() -> int:
     """Return the address of the kernel for scalings."""
-    return address_of(step_scaling, _N_MODULE_ARGUMENTS)
+    return _address_of(step_scaling, MODULE_ARGUMENTS)
 
 
 # -- The interpreter ------------------------------------------------------------------------------
@@ -628,30 +538,30 @@ def _place(place, outside, n_states, states, scratch):
     return scratch + 4 * place
 
 
-@kernel
-def run(
-    version,
-    token,
-    program,
-    weights,
-    inputs,
-    input_size,
-    input_row,
-    input_step,
-    states,
-    row,
-    output,
-    output_size,
-    output_row,
-    output_step,
-    n_rows,
-    n_steps,
-    stamp=STAMP,
-):
-    """Run a program for rows of a batch and steps of time.
+# What `run` takes, in one tuple of int64.
+ARGUMENTS = (
+    "version",  # the caller's STAMP
+    "token",  # the process's
+    "program",  # addresses of both parts of the program
+    "weights",
+    "inputs",  # the address of the inputs, how many numbers of a row there are,
+    "input_size",
+    "input_row",  # and how many rows are apart, and steps
+    "input_step",
+    "states",
+    "row",
+    "output",
+    "output_size",
+    "output_row",
+    "output_step",
+    "n_rows",
+    "n_steps",
+)
 
-    All arguments are int64: the caller's STAMP, the process's token, and then addresses, how many
-    numbers there are in a row, and how many rows and steps are apart.
+
+@kernel
+def run(arguments, stamp=STAMP):
+    """Run a program for rows of a batch and steps of time.
 
     Returns
     -------
@@ -660,6 +570,9 @@ def run(
         package, 2 if the program is another process's, and 3, 4 or 5 if the inputs, the states or
         the output have the wrong size.
     """
+    version, token, program, weights = arguments[:4]
+    inputs, input_size, input_row, input_step, states, row = arguments[4:10]
+    output, output_size, output_row, output_step, n_rows, n_steps = arguments[10:]
     numbers = int_pointer(program)
     if version != STAMP:
         return INT0 + 1
@@ -696,29 +609,6 @@ def run(
                 )
                 call_kernel(numbers[first + KERNEL], arguments)
     return INT0
-
-
-_N_RUN_ARGUMENTS = 16
-
-# What `run_again` takes, in one array: the arguments of `run`.
-ARGUMENTS = (
-    "version",
-    "token",
-    "program",
-    "weights",
-    "inputs",
-    "input_size",
-    "input_row",
-    "input_step",
-    "states",
-    "row",
-    "output",
-    "output_size",
-    "output_row",
-    "output_step",
-    "n_rows",
-    "n_steps",
-)
 
 
 @kernel

@@ -145,8 +145,7 @@ class SequenceEstimator(BaseEstimator):
         """
         model_seed, order_seed = self._seeds()
         model: SequenceModel
-        going_on = self.warm_start and hasattr(self, "model_")
-        if going_on:
+        if self._going_on():
             self._check_structure(shape)
             model = self.model_
         else:
@@ -154,6 +153,10 @@ class SequenceEstimator(BaseEstimator):
         trainer = self._new_trainer(model, order_seed)
         history = trainer.fit(data, validation=validation, resume=self.resume)
         self._keep(model, trainer, history, shape)
+
+    def _going_on(self) -> bool:
+        """Whether `fit` trains the model of the last one."""
+        return self.warm_start and hasattr(self, "model_")
 
     def _partial_fit_model(
         self, data: Sequences, shape: Mapping[str, Any], options: Mapping[str, Any]

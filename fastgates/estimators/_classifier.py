@@ -98,7 +98,7 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
         DivergenceError
             If a loss or gradient is not finite; the model before is kept.
         """
-        going_on = self.warm_start and hasattr(self, "model_")
+        going_on = self._going_on()
         inputs = read_inputs(self, X, reset=not going_on)
         labels = self._labels(y, inputs)
         if not going_on:
@@ -232,7 +232,7 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
             In the order of ``classes_``; with `per_step` (n, time, classes), a list for a list.
         """
         inputs, probability = self._probabilities(X)
-        return self._cut(probability, inputs)
+        return inputs.cut(probability) if self.per_step else probability
 
     def predict(self, X: Any) -> Any:
         """Return the most probable class.
@@ -248,18 +248,13 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
             Labels; with `per_step` (n, time), a list for a list.
         """
         inputs, probability = self._probabilities(X)
-        return self._cut(self.classes_[probability.argmax(axis=-1)], inputs)
+        labels = self.classes_[probability.argmax(axis=-1)]
+        return inputs.cut(labels) if self.per_step else labels
 
     def _probabilities(self, X: Any) -> tuple[Inputs, NDArray[Any]]:
         check_is_fitted(self)
         inputs = read_inputs(self, X, reset=False)
         return inputs, self.model_.predict(inputs.x, lengths=inputs.lengths)
-
-    def _cut(self, output: NDArray[Any], inputs: Inputs) -> Any:
-        if not self.per_step or inputs.form != "list":
-            return output
-        steps = inputs.lengths if inputs.lengths is not None else [output.shape[1]] * len(output)
-        return [row[:length] for row, length in zip(output, steps, strict=True)]
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """Return the accuracy.

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Interval", "radius", "rank"]
+__all__ = ["Interval", "radius", "rank", "residuals"]
 
 
 class Interval(NamedTuple):
@@ -25,6 +25,16 @@ class Interval(NamedTuple):
     prediction: Any
     lower: Any
     upper: Any
+
+    @classmethod
+    def around(cls, prediction: NDArray[Any], width: NDArray[Any]) -> Interval:
+        """Return the interval that reaches so far to either side."""
+        return cls(prediction, prediction - width, prediction + width)
+
+
+def residuals(truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the absolute residuals, sorted along the first axis, for :func:`radius`."""
+    return np.sort(np.abs(truth - prediction).astype(np.float32), axis=0)
 
 
 def rank(count: int, coverage: float) -> int:
@@ -53,7 +63,7 @@ def radius(scores: NDArray[Any], coverage: float) -> NDArray[np.float64]:
     Parameters
     ----------
     scores : ndarray, shape (n, ...)
-        Absolute residuals, sorted along the first axis.
+        See :func:`residuals`.
     coverage : float
         In (0, 1).
 

@@ -26,7 +26,7 @@ from fastgates._series import column_scales, windows_of
 from fastgates._tables import DataError
 from fastgates.estimators._base import SequenceEstimator
 from fastgates.estimators._clock import Clock
-from fastgates.estimators._conformal import Interval, radius
+from fastgates.estimators._conformal import Interval, radius, residuals
 from fastgates.forecasting import Split, chronological_split
 from fastgates.losses import Loss
 from fastgates.sequential import Scaling, Sequential
@@ -157,8 +157,7 @@ class SequenceForecaster(SequenceEstimator):
         if len(calibration):
             forecast = self._forecasts(values, calibration.x, parts[2].start)
             truth = _truth(values, self.window, leads, len(self.target_names_))[parts[2]]
-            error = np.abs(truth - forecast)
-            self.residuals_ = np.sort(error, axis=0).astype(np.float32)  # (W, L, O)
+            self.residuals_ = residuals(truth, forecast)  # (W, L, O)
         elif hasattr(self, "residuals_"):
             del self.residuals_
         return self
@@ -352,7 +351,7 @@ class SequenceForecaster(SequenceEstimator):
         """
         width = self.radius(coverage)
         given, forecast = self._next(y, X, future)
-        bounds = Interval(forecast, forecast - width, forecast + width)
+        bounds = Interval.around(forecast, width)
         if given.clock is None:
             return Interval(*(self._as_given(each, given) for each in bounds))
         pandas = require("pandas", "a time index")

@@ -39,6 +39,13 @@ class Inputs(NamedTuple):
     lengths: NDArray[np.int64] | None
     form: str
 
+    def cut(self, output: NDArray[Any]) -> Any:
+        """Return outputs (N, T, ...) as X came: for a list one of arrays (time_k, ...)."""
+        if self.form != "list":
+            return output
+        steps = self.lengths if self.lengths is not None else [output.shape[1]] * len(output)
+        return [row[:length] for row, length in zip(output, steps, strict=True)]
+
 
 def read_inputs(estimator: Any, values: Any, *, reset: bool) -> Inputs:
     """Check X, and set or compare the estimator's ``n_features_in_`` and ``feature_names_in_``.

@@ -13,7 +13,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
 from fastgates.estimators._base import SequenceEstimator
-from fastgates.estimators._conformal import Interval, radius
+from fastgates.estimators._conformal import Interval, radius, residuals
 from fastgates.estimators._input import (
     Inputs,
     read_inputs,
@@ -114,9 +114,6 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
             data, held_back = data.split(self.validation_fraction, seed=self._seeds()[0])
         self._fit_model(data, held_back, self._shape(data), self._options())
         return self
-
-    def _going_on(self) -> bool:
-        return self.warm_start and hasattr(self, "model_")
 
     def partial_fit(
         self, X: Any, y: Any, sample_weight: ArrayLike | None = None
@@ -223,10 +220,7 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
         """Give predictions the dimensions of the targets, and the lengths of the sequences."""
         if self._target_dimensions == 1:
             output = np.take(output, 0, axis=1 + self.per_step)
-        if not self.per_step or inputs.form != "list":
-            return output
-        steps = inputs.lengths if inputs.lengths is not None else [output.shape[1]] * len(output)
-        return [row[:length] for row, length in zip(output, steps, strict=True)]
+        return inputs.cut(output) if self.per_step else output
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """Return the coefficient of determination, R2.
@@ -281,8 +275,7 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
             prediction = self._all_steps(self.predict(X))
         else:
             truth, prediction = np.asarray(data.y), self.predict(X)
-        error = np.abs(truth.reshape(prediction.shape) - prediction)
-        self.residuals_ = np.sort(error.astype(np.float32), axis=0)
+        self.residuals_ = residuals(truth.reshape(prediction.shape), prediction)
         return self
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> Interval:
@@ -308,10 +301,9 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
         width = self.radius(coverage)
         prediction = self.predict(X)
         if isinstance(prediction, list):
-            return Interval(
-                prediction, [each - width for each in prediction], [p + width for p in prediction]
-            )
-        return Interval(prediction, prediction - width, prediction + width)
+            bounds = [Interval.around(each, width) for each in prediction]
+            return Interval(*map(list, zip(*bounds, strict=True)))
+        return Interval.around(prediction, width)
 
     def radius(self, coverage: float = 0.9) -> NDArray[np.float64]:
         """Return half the width of the intervals.

@@ -578,8 +578,7 @@ def _keras_recurrent(
     reasons = unsupported_options(part, allowed)
     if part.variational and part.dropout and part.num_layers > 1:
         reasons.append("variational dropout")
-    kinds = {RNN: "SimpleRNN", GRU: "GRU", LSTM: "LSTM"}
-    kind = kinds.get(type(part), "")
+    kind = next((name for name, ours in _RECURRENT.items() if ours is type(part)), "")
     if reasons or not kind:
         what = type(part).__name__ + (f" with {', '.join(reasons)}" if reasons else "")
         raise InterchangeError(f"Keras has no {what}; to_onnx may have")

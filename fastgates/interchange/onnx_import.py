@@ -53,9 +53,15 @@ class _Chain:
     parent: _Chain | None = None
     backwards: tuple[frozenset[bool], ...] = (frozenset([False]),)
 
+    def back(self) -> Iterator[_Chain]:
+        """Go back through the links, from this one to the graph's input."""
+        yield self
+        if self.parent is not None:
+            yield from self.parent.back()
+
     def modules(self) -> list[Any]:
         """Return all modules, the first one first."""
-        return [] if self.parent is None else [*self.parent.modules(), self.module]
+        return [link.module for link in self.back() if link.parent is not None][::-1]
 
 
 @dataclass(frozen=True)
@@ -202,9 +208,8 @@ def _input(entry: Any, sizes: tuple[int, int], free: dict[str, int]) -> _Flow:
     if names:
         names[-1] = "hidden"
     axes = tuple((name,) for name in names)
-    lengths = dict(zip(names, found, strict=True)) | {"row": 1}
-    lengths.setdefault("hidden", 1)
-    return _Flow(((_Chain(entry.name), 0),), axes, lengths)
+    counts = {"hidden": 1, "row": 1} | dict(zip(names, found, strict=True))
+    return _Flow(((_Chain(entry.name), 0),), axes, counts)
 
 
 def _results(
@@ -588,7 +593,7 @@ def _main_output(model: Any, values: Mapping[str, Any]) -> _Flow:
         )
     # All steps rather than the last one; of several, the one that most modules made.
     main = max(usable, key=lambda n: (len(usable[n].chain.modules()), not usable[n].last))
-    chains = set(_chains(usable[main].chain))
+    chains = set(usable[main].chain.back())
     for name in names:
         flow = flows.get(name)
         if flow is None or not {chain for chain, _ in flow.rows} <= chains:
@@ -604,18 +609,12 @@ def _is_output(flow: _Flow) -> bool:
     return whole and flow.state == 0 and set(names) == expected
 
 
-def _chains(chain: _Chain | None) -> Iterator[_Chain]:
-    while chain is not None:
-        yield chain
-        chain = chain.parent
-
-
 def _verify(source: Any, model: Any, flow: _Flow, values: Mapping[str, Any], walk: _Walk) -> None:
     """Run the graph node by node, and the model, on the same random numbers."""
     from ..onnx_backend import FastgatesRep
 
     rng = np.random.default_rng(0)
-    start = list(_chains(flow.chain))[-1].name
+    *_, start = (link.name for link in flow.chain.back())
     graph = FastgatesRep(source)
     entries = {entry.name: entry.type.tensor_type for entry in source.graph.input}
     inputs: dict[str, np.ndarray] = {}
