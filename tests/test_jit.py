@@ -79,9 +79,7 @@ def test_every_way_in():
     across = np.empty((4, 50, 3), np.float32)
     batched(handle, np.ascontiguousarray(x.swapaxes(0, 1)), across)
     assert_same_bits("batch", across.swapaxes(0, 1), expected)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NUMBA_NUM_THREADS", "2")
-        in_parallel(handle, x, out)
+    in_parallel(handle, x, out)
     assert_same_bits("prange", out, expected)
 
 
