@@ -191,32 +191,14 @@ class SequenceModel(Model):
             )
 
     def _run(self, data: Sequences) -> np.ndarray:
-        x = self._scaled_inputs(data.x)
-        y = self._scaled_targets(data.y) if self.estimate_from_targets else None
-        states, _ = self._start(data, x, y, keep=False)
-        return self.network(x, states, data.lengths)[0]
+        states, _ = self._start(data, keep=False)
+        return self.network(data.x, states, data.lengths)[0]
 
-    def forward(self, data: Sequences, training: bool = False) -> tuple[np.ndarray, _Step]:
-        """Run the network over checked data.
-
-        Parameters
-        ----------
-        data : Sequences
-            As ``check`` returns it.
-        training : bool
-            Whether dropout is applied.
-
-        Returns
-        -------
-        output : ndarray of float32, shape (B, T, output_size) or (B, output_size)
-            In the network's units.
-        tape
-            For :meth:`backward`; ``tape.network`` is that of the network.
-        """
-        x = self._scaled_inputs(data.x)
-        y = self._scaled_targets(data.y) if self.estimate_from_targets else None
-        states, start = self._start(data, x, y, keep=True)
-        output, _, tape = self.network.forward(x, states, data.lengths, training=training)
+    def _forward(self, data: Sequences, training: bool) -> tuple[np.ndarray, _Step]:
+        states, start = self._start(data, keep=True)
+        output, _, tape = self.network.forward(
+            data.x, states, data.lengths, training=training, copy=False
+        )
         return output, _Step(tape, start)
 
     def backward(
