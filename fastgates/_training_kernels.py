@@ -1,8 +1,8 @@
 """The kernels of a training step around its network: minibatches, losses with their gradients.
 
-Arguments are addresses, sizes and Python's floats. Losses are in float64; predictions and targets are float32 or float64,
-which flags tell; weights are float64, one for `group` entries (or rows) each, or at the address 0
-where all are 1. What weighs 0 may hold anything.
+Arguments are addresses, sizes and Python's floats. Losses are in float64; predictions
+and targets are float32 or float64, which flags tell; weights are float64, one for `group` entries
+(or rows) each, or at the address 0 where all are 1. What weighs 0 may hold anything.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     Result = tuple[float, NDArray[np.float32]]
+    Masks = tuple[ArrayLike | None, ArrayLike | None, int]  # lengths, sample_weight, washout
 
 __all__ = ["Loss", "NothingCountsError", "cross_entropy", "huber", "mae", "mse", "quantile"]
 
@@ -209,7 +210,8 @@ def cross_entropy(
     >>> round(loss, 6), d_logits.tolist()
     (0.693147, [[0.5, -0.5]])
     """
-    return _cross_entropy(logits, labels, class_weight, lengths, sample_weight, washout)[:2]
+    masks = (lengths, sample_weight, washout)
+    return _cross_entropy(logits, labels, class_weight, masks)[:2]
 
 
 @dataclass(frozen=True)
@@ -297,13 +299,18 @@ class Loss:
         lengths: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         washout: int = 0,
+        out: NDArray[np.float32] | None = None,
     ) -> tuple[float, NDArray[np.float32], float]:
-        """Return the loss, its gradient, and the sum of the weights that it is a mean over."""
+        """Return the loss, its gradient, and the sum of the weights that it is a mean over.
+
+        The gradient is written to `out`, contiguous in the shape of `prediction`, if that is given.
+        """
+        masks = (lengths, sample_weight, washout)
         if self.name == "cross_entropy":
             weight = self.options.get("class_weight")
-            return _cross_entropy(prediction, target, weight, lengths, sample_weight, washout)
+            return _cross_entropy(prediction, target, weight, masks, out)
         kind, options = self._kind
-        return _of_errors(kind, options, prediction, target, lengths, sample_weight, washout)
+        return _of_errors(kind, options, prediction, target, masks, out)
 
     @cached_property
     def _kind(self) -> tuple[int, NDArray[np.float64]]:
@@ -335,9 +342,8 @@ def _of_errors(
     options: NDArray[np.float64],
     prediction: ArrayLike,
     target: ArrayLike,
-    lengths: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-    washout: int,
+    masks: Masks,
+    out: NDArray[np.float32] | None,
 ) -> tuple[float, NDArray[np.float32], float]:
     """Return the weighted mean of the losses of errors, its gradient, the sum of weights."""
     prediction, target = _numbers("prediction", prediction), _numbers("target", target)
@@ -358,10 +364,10 @@ def _of_errors(
     size = prediction.size
     if size == 0:
         raise ValueError(f"prediction must hold at least one entry, got shape {prediction.shape}")
-    weights = _weights(shape, lengths, sample_weight, washout)
+    weights = _weights(shape, *masks)
     group = 1 if weights is None else size // weights.size
     total = float(size) if weights is None else float(weights.sum()) * group
-    gradient = np.empty(prediction.shape, np.float32)
+    gradient = np.empty(prediction.shape, np.float32) if out is None else out
     loss = error_loss.dispatcher(
         kind, address(prediction), _is_double(prediction), address(target), _is_double(target),
         size, address(options), options.size, address(weights), group, total, address(gradient),
@@ -373,9 +379,8 @@ def _cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
     class_weight: ArrayLike | None,
-    lengths: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-    washout: int,
+    masks: Masks,
+    out: NDArray[np.float32] | None = None,
 ) -> tuple[float, NDArray[np.float32], float]:
     logits = _numbers("logits", logits)
     labels = np.asarray(labels)
@@ -389,7 +394,7 @@ def _cross_entropy(
             f"without the classes, got {labels.shape}"
         )
     classes = logits.shape[-1]
-    weights = _weights(logits.shape, lengths, sample_weight, washout)
+    weights = _weights(logits.shape, *masks)
     rows = np.ascontiguousarray(labels, np.int64)
     if weights is None:
         check_labels(rows, classes)
@@ -400,7 +405,8 @@ def _cross_entropy(
     if class_weight is not None:
         of_class = _checked_class_weight(np.asarray(class_weight, dtype=np.float64), classes)
     group = 1 if weights is None else rows.size // weights.size
-    gradient, loss = np.empty(logits.shape, np.float32), np.empty(1)
+    gradient = np.empty(logits.shape, np.float32) if out is None else out
+    loss = np.empty(1)
     total = softmax_loss.dispatcher(
         address(logits), _is_double(logits), address(rows), rows.size, classes, address(of_class),
         address(weights), group, address(gradient), address(loss),

@@ -279,8 +279,8 @@ class _Builder:
         stages = [count for _, count in cell.stages]
         for direction, prepared in zip(module._directions, module._prepared(), strict=True):
             # The weights as the layer itself has packed them: addresses become places.
-            packed = prepared.panels if isinstance(prepared.panels, tuple) else (prepared.panels,)
-            arrays = [*packed, *([] if direction.settings is None else [direction.settings])]
+            parts = (prepared.packed, prepared.unit_weights, direction.settings)
+            arrays = [array for array in parts if array is not None]
             places = {}
             for array, place in zip(arrays, self._add(*arrays), strict=True):
                 for name in _PACKED:

@@ -19,6 +19,8 @@ from .pack import n_blocks_of
 __all__ = [
     "SMALL_MAP",
     "SMALL_ROWS",
+    "AffineGradients",
+    "AffineMap",
     "affine",
     "affine_gradients",
     "small_affine",
@@ -109,33 +111,52 @@ def affine_rows(calls, begin, end, stamp=STAMP):
             store_row(output, (begin + row) * outputs, k, outputs, load(result, row * width + k))
 
 
-def affine(
-    x: np.ndarray, panel: np.ndarray, bias: np.ndarray, n_inputs: int, n_outputs: int
-) -> np.ndarray:
+class AffineMap:
+    """The map of rows (N, inputs) to rows (N, outputs), as a call that may run repeatedly.
+
+    Parameters
+    ----------
+    x, y : ndarray
+        Contiguous float32.
+    panel, bias : ndarray
+        From :func:`fastgates.engine.pack.pack_affine`.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, panel: np.ndarray, bias: np.ndarray) -> None:
+        self._arrays = (x, y, panel, bias)  # kept alive
+        (n_rows, n_inputs), n_outputs = x.shape, y.shape[1]
+        self._call = make_call(
+            x=address(x),
+            output=address(y),
+            panel=address(panel),
+            bias=address(bias),
+            input_size=n_inputs,
+            n_units=n_outputs,
+            multiply=multiply_address(),
+            nothing=nothing(LANES),
+        )
+        self._n_rows, self._work = n_rows, n_rows * n_inputs * n_outputs
+        self._rows = max(_ROWS, _WORKSPACE // bias.size)  # of a range of one thread
+        self._scratch = Scratch({"workspace": min(n_rows, self._rows) * bias.size})
+
+    def run(self) -> None:
+        """Fill `y`."""
+        threads = 1 if self._work < SMALL_WORK else get_num_threads()
+        rows, n_rows = self._rows if threads == 1 else _ROWS, self._n_rows
+
+        def make_worker() -> Callable[[int], None]:
+            mine = self._call.copy()
+            self._scratch.place(mine, self._scratch.start())
+            kernel = affine_rows.dispatcher
+            return lambda i: kernel(mine, i * rows, min(n_rows, (i + 1) * rows))
+
+        run(make_worker, -(-n_rows // rows), threads)
+
+
+def affine(x: np.ndarray, panel: np.ndarray, bias: np.ndarray, n_outputs: int) -> np.ndarray:
     """Return the map of rows (N, inputs), float32 of shape (N, outputs)."""
-    n_rows = len(x)
-    y = np.empty((n_rows, n_outputs), np.float32)
-    call = make_call(
-        x=address(x),
-        output=address(y),
-        panel=address(panel),
-        bias=address(bias),
-        input_size=n_inputs,
-        n_units=n_outputs,
-        multiply=multiply_address(),
-        nothing=nothing(LANES),
-    )
-    threads = 1 if n_rows * n_inputs * n_outputs < SMALL_WORK else get_num_threads()
-
-    rows = _ROWS if threads > 1 else max(_ROWS, _WORKSPACE // bias.size)
-    scratch = Scratch({"workspace": min(n_rows, rows) * bias.size})
-
-    def make_worker() -> Callable[[int], None]:
-        mine = call.copy()
-        scratch.place(mine, scratch.start())
-        return lambda i: affine_rows(mine, i * rows, min(n_rows, (i + 1) * rows))
-
-    run(make_worker, -(-n_rows // rows), threads)
+    y = np.empty((len(x), n_outputs), np.float32)
+    AffineMap(x, y, panel, bias).run()
     return y
 
 
@@ -167,32 +188,56 @@ def softmax_rows(z: np.ndarray) -> np.ndarray:
     return z
 
 
+class AffineGradients:
+    """The gradients of an affine map's parameters, as a call that may run repeatedly.
+
+    Parameters
+    ----------
+    x, d_y : ndarray, shapes (N, inputs), (N, outputs)
+        Contiguous float32.
+    d_weight, d_bias : int
+        Addresses of the results, (outputs, inputs) and (outputs,); the latter may be 0.
+    """
+
+    def __init__(self, x: np.ndarray, d_y: np.ndarray, d_weight: int, d_bias: int) -> None:
+        (n_rows, n_inputs), n_outputs = x.shape, d_y.shape[1]
+        n_blocks = n_blocks_of(n_outputs)
+        self._d_y, self._padded = d_y, np.zeros((n_rows, n_blocks * LANES), np.float32)
+        order, lengths = np.zeros(1, np.int64), np.full(1, n_rows)
+        self._arrays = (x, order, lengths)  # kept alive
+        self._call = make_call(
+            time=n_rows,
+            end_step=n_rows,
+            batch=1 if n_rows else 0,
+            input_size=n_inputs,
+            n_units=n_outputs,
+            multiply=multiply_address(),
+            nothing=nothing(LANES),
+            n_blocks=n_blocks,
+            n_slots=1,
+            slot_row=n_blocks * LANES,
+            n_inputs=1,
+            order=address(order),
+            lengths=address(lengths),
+            input_slots=address(order),
+            x=address(x),
+            saved=address(self._padded),
+            d_weight_ih=d_weight,
+            d_bias_ih=d_bias,
+        )
+        self._work = n_rows * n_inputs * n_outputs
+        self._plans: dict[int, GradientPlan] = {}
+
+    def run(self) -> None:
+        """Fill the gradients."""
+        threads = 1 if self._work < SMALL_WORK else get_num_threads()
+        plan = self._plans.get(threads)
+        if plan is None:
+            plan = self._plans[threads] = GradientPlan(self._call, threads)
+        self._padded[:, : self._d_y.shape[1]] = self._d_y
+        WeightGradients(plan, True).add(self._call)
+
+
 def affine_gradients(x: np.ndarray, d_y: np.ndarray, d_weight: int, d_bias: int) -> None:
     """Fill the gradients of the weight (outputs, inputs) and of the bias (outputs,) or 0."""
-    (n_rows, n_inputs), n_outputs = x.shape, d_y.shape[1]
-    n_blocks = n_blocks_of(n_outputs)
-    padded = np.zeros((n_rows, n_blocks * LANES), np.float32)
-    padded[:, :n_outputs] = d_y
-    order, lengths = np.zeros(1, np.int64), np.full(1, n_rows)
-    call = make_call(
-        time=n_rows,
-        end_step=n_rows,
-        batch=1 if n_rows else 0,
-        input_size=n_inputs,
-        n_units=n_outputs,
-        multiply=multiply_address(),
-        nothing=nothing(LANES),
-        n_blocks=n_blocks,
-        n_slots=1,
-        slot_row=n_blocks * LANES,
-        n_inputs=1,
-        order=address(order),
-        lengths=address(lengths),
-        input_slots=address(order),
-        x=address(x),
-        saved=address(padded),
-        d_weight_ih=d_weight,
-        d_bias_ih=d_bias,
-    )
-    threads = 1 if n_rows * n_inputs * n_outputs < SMALL_WORK else get_num_threads()
-    WeightGradients(GradientPlan(call, threads), True).add(call)
+    AffineGradients(x, d_y, d_weight, d_bias).run()

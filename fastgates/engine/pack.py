@@ -207,7 +207,9 @@ class LayerPacking:
         first = address(self._layer) + 8 * (6 + 2 * self._n_gates)
         return first, first + 8 * self._n_gates
 
-    def forward(self, places: Sequence[int], unit_constant: int) -> tuple[np.ndarray, np.ndarray]:
+    def forward(
+        self, places: Sequence[int], unit_constant: int, packed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Pack parameters (PyTorch's shapes) for the forward pass.
 
         Parameters
@@ -216,6 +218,8 @@ class LayerPacking:
             Addresses of weight_ih, weight_hh, bias_ih, bias_hh, and maybe more.
         unit_constant : int
             Address of a fixed number for each unit, or 0.
+        packed : ndarray, optional
+            What an earlier call returned, to be filled anew.
 
         Returns
         -------
@@ -223,31 +227,41 @@ class LayerPacking:
             What must stay alive, and the addresses in it of the fields ``bias`` ... ``panel_2``.
         """
         starts, there, floats = self._forward
-        packed = aligned_empty(floats)
+        packed = aligned_empty(floats) if packed is None else packed
         place = address(packed)
-        _pack_layer(address(self._layer), *places[:4], unit_constant, place)
+        _pack_layer.dispatcher(address(self._layer), *places[:4], unit_constant, place)
         return packed, (starts + place) * there
 
-    def transposed(self, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def transposed(
+        self, places: Sequence[int], packed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Pack parameters for back-propagation: ``input_panel_t`` ... ``panel_t_2``."""
         starts, there, floats = self._transposed
-        packed = aligned_empty(floats)
+        packed = aligned_empty(floats) if packed is None else packed
         place = address(packed)
-        _pack_layer_transposed(address(self._layer), places[0], places[1], place)
+        _pack_layer_transposed.dispatcher(address(self._layer), places[0], places[1], place)
         return packed, (starts + place) * there
 
 
 _ONE_SLOT = np.zeros(1, np.int64)
 
 
-def pack_affine(weight: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Pack a weight matrix (outputs, inputs), and its bias padded with zeros."""
+def pack_affine(
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    packed: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pack a weight matrix (outputs, inputs), and its bias padded with zeros.
+
+    `packed` is what an earlier call returned, to be filled anew.
+    """
     (rows, columns), weight = weight.shape, np.ascontiguousarray(weight)
-    width = n_blocks_of(rows) * LANES
-    packed_bias = aligned_empty(width)
-    packed_bias[:] = 0
+    if packed is None:
+        width = n_blocks_of(rows) * LANES
+        packed = aligned_empty(width * columns), aligned_empty(width)
+        packed[1][:] = 0
+    panel, packed_bias = packed
     if bias is not None:
         packed_bias[:rows] = bias
-    panel = aligned_empty(width * columns)
-    _pack_matrix(address(weight), address(_ONE_SLOT), rows, columns, address(panel))
-    return panel, packed_bias
+    _pack_matrix.dispatcher(address(weight), address(_ONE_SLOT), rows, columns, address(panel))
+    return packed

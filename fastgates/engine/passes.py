@@ -35,7 +35,7 @@ from .gradients import GradientPlan, WeightGradients
 from .multiply import multiply_address
 from .pack import LayerPacking, n_blocks_of
 
-__all__ = ["Batch", "Direction", "Places", "Prepared", "Saved", "full_batch"]
+__all__ = ["BackwardPass", "Batch", "Direction", "Places", "Prepared", "Saved", "full_batch"]
 
 _WORKSPACE_FLOATS = 32 * 1024  # of projections a worker holds at a time: a part of the L2 cache
 _MOST_PLANS = 64  # remembered
@@ -141,10 +141,15 @@ class Saved:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Packed weights of one direction, and a call with all fields that depend on them alone."""
+    """Packed weights of one direction, and a call with all fields that depend on them alone.
+
+    The call points to the arrays: those of the packed weights and, padded, of the weights of units
+    on their own states.
+    """
 
     call: np.ndarray
-    panels: object  # keeps what the call points to alive
+    packed: np.ndarray
+    unit_weights: np.ndarray | None = None
 
 
 class Direction:
@@ -224,7 +229,20 @@ class Direction:
             padded[:, : self.hidden_size] = unit_weights.reshape(len(padded), -1)
             call[FIELD["n_unit_weights"]] = len(padded)
         call[FIELD["unit_constant"]] = address(padded)
-        return Prepared(call, (packed, padded))
+        return Prepared(call, packed, padded)
+
+    def prepare_again(
+        self,
+        prepared: Prepared,
+        places: Places,
+        unit_constant: np.ndarray | None,
+        unit_weights: np.ndarray | None = None,
+    ) -> None:
+        """Pack changed parameters where those of :meth:`prepare` are."""
+        self._packing.forward(places, address(unit_constant), prepared.packed)
+        if unit_weights is not None and prepared.unit_weights is not None:
+            padded = prepared.unit_weights
+            padded[:, : self.hidden_size] = unit_weights.reshape(len(padded), -1)
 
     def _make_template(self) -> np.ndarray:
         """Return a call with the fields that depend on the layer alone."""
@@ -257,6 +275,10 @@ class Direction:
         call = make_call()
         call[_PACKED_T] = panels
         return Prepared(call, packed)
+
+    def prepare_backward_again(self, prepared: Prepared, places: Places) -> None:
+        """Pack changed parameters where those of :meth:`prepare_backward` are."""
+        self._packing.transposed(places, prepared.packed)
 
     def forward(
         self,
@@ -339,6 +361,12 @@ class Direction:
             place = after
         return Saved(call, (), segment, carried, checkpoints, prepared)
 
+    def forward_again(self, batch: Batch, saved: Saved) -> None:
+        """Run a forward pass that kept all steps once more, on what its arrays hold by now."""
+        plan = self._plan(_FORWARD, batch, saved.segment, True)
+        plan.place(saved.call)
+        plan.run(self.cell.forward.dispatcher, saved.call)
+
     def backward(
         self,
         prepared: Prepared,
@@ -365,66 +393,10 @@ class Direction:
             Of zeros; this direction's part is filled with the gradients of the states after each
             step. All results are the same bits, but the kernel is called for each step.
         """
-        call = saved.call + prepared.call
-        start = self._state_place * batch.size
-        _pack_gradients(
-            call,
-            _GRADIENTS_AT,
-            0 if d_output is None else address(d_output) + 4 * self.column,
-            0 if d_output is None else d_output.shape[2],
-            0 if d_final is None else address(d_final) + start,
-            0 if d_initial is None else address(d_initial) + start,
-            address(d_input),
-            *d_weights,
-        )
-        longest, segment, width = batch.longest, saved.segment, self.n_blocks * LANES
-        piece, row = segment, batch.size * width
-        if self._two_stages:
-            # What the second stage multiplied is not kept, but made again for so many steps.
-            piece = min(piece, max(1, _SOURCES_FLOATS // row, longest // _MOST_PIECES))
-            sources = aligned_empty(piece * row)
-        if d_states is not None:
-            piece = 1
-            self._fill_last_states(d_states[:, self.index], batch, d_output, d_final)
-        d_carried = None
-        if piece < longest:
-            d_carried = aligned_empty((2 * self._n_states, batch.size, width))
-            call[FIELD["d_carried"]] = address(d_carried)
-        kept = saved.kept
-        if not kept:
-            kept = self._buffers(batch.size * segment)
-            call[_KEPT] = (address(kept[0]), address(kept[1]))
-        # Every part gathers all columns for its own units, so sharing pays later than elsewhere.
-        threads = self._threads_for(batch, longest, 3)
-        gradient_plan = self._gradient_plans.get(threads)
-        if gradient_plan is None:
-            gradient_plan = self._gradient_plans[threads] = GradientPlan(call, threads)
-        weights = WeightGradients(gradient_plan, piece >= longest)
-        for begin in range((longest - 1) // segment * segment, -1, -segment):
-            end = min(longest, begin + segment)
-            carried = address(saved.carried)
-            if saved.checkpoints is not None:
-                if begin:
-                    carried = address(saved.checkpoints[begin // segment - 1])
-                again = saved.call.copy()
-                again[_KEPT] = call[_KEPT]
-                _pack_piece(again, _PIECE_AT, begin, end, begin, 0, carried, 0)
-                again[_RETURNED] = 0  # the user's by now, and known
-                plan = self._plan(_FORWARD, batch, end - begin, True)
-                plan.place(again)
-                plan.run(self.cell.forward.dispatcher, again)
-            for first in range(begin + (end - begin - 1) // piece * piece, begin - 1, -piece):
-                last = min(end, first + piece)
-                _pack_piece(call, _PIECE_AT, first, last, begin, 0, carried, 0)
-                if self._two_stages:
-                    call[_SOURCES] = address(sources) - 4 * (first - begin) * row
-                plan = self._plan(_BACKWARD, batch, min(piece, end - first), d_input is not None)
-                plan.place(call)
-                plan.run(self.cell.backward.dispatcher, call)
-                weights.add(call)
-                if d_states is not None and d_carried is not None and first > 0:
-                    self._add_carried(d_states[:, self.index], batch, d_carried, first - 1)
-        self._spare[:] = [kept]
+        arrays = (d_output, d_final, d_initial, d_input, d_states)
+        backward = BackwardPass(self, prepared, batch, saved, arrays, d_weights)
+        backward.run()
+        self._spare[:] = [backward.kept]
 
     def _fill_last_states(
         self,
@@ -590,6 +562,105 @@ class Direction:
         if tuple(array.size for array in spare) == sizes:
             return spare
         return tuple(aligned_empty(size) for size in sizes)
+
+
+class BackwardPass:
+    """Back-propagation of one direction of one layer: arrays and a call, which may run repeatedly.
+
+    Parameters
+    ----------
+    direction : Direction
+    prepared, batch, saved, d_weights
+        See :meth:`Direction.backward`; `saved` is used up by each run, and made anew by
+        :meth:`Direction.forward_again`.
+    arrays : tuple
+        d_output, d_final, d_initial, d_input and d_states of :meth:`Direction.backward`.
+    """
+
+    def __init__(
+        self,
+        direction: Direction,
+        prepared: Prepared,
+        batch: Batch,
+        saved: Saved,
+        arrays: tuple[np.ndarray | None, ...],
+        d_weights: Places,
+    ) -> None:
+        self.direction, self.batch, self.saved = direction, batch, saved
+        self.prepared, self.arrays = prepared, arrays  # kept alive
+        d_output, d_final, d_initial, d_input, d_states = arrays
+        self.call = call = saved.call + prepared.call
+        start = direction._state_place * batch.size
+        _pack_gradients(
+            call,
+            _GRADIENTS_AT,
+            0 if d_output is None else address(d_output) + 4 * direction.column,
+            0 if d_output is None else d_output.shape[2],
+            0 if d_final is None else address(d_final) + start,
+            0 if d_initial is None else address(d_initial) + start,
+            address(d_input),
+            *d_weights,
+        )
+        longest, width = batch.longest, direction.n_blocks * LANES
+        piece, row = saved.segment, batch.size * width
+        self.sources = None
+        if direction._two_stages:
+            # What the second stage multiplied is not kept, but made again for so many steps.
+            piece = min(piece, max(1, _SOURCES_FLOATS // row, longest // _MOST_PIECES))
+            self.sources = aligned_empty(piece * row)
+        if d_states is not None:
+            piece = 1
+        self.piece = piece
+        self.d_carried = None
+        if piece < longest:
+            self.d_carried = aligned_empty((2 * direction._n_states, batch.size, width))
+            call[FIELD["d_carried"]] = address(self.d_carried)
+        self.kept = saved.kept
+        if not self.kept:
+            self.kept = direction._buffers(batch.size * saved.segment)
+            call[_KEPT] = (address(self.kept[0]), address(self.kept[1]))
+
+    def run(self) -> None:
+        """Fill all gradients."""
+        direction, batch, saved, call = self.direction, self.batch, self.saved, self.call
+        d_output, d_final, _, d_input, d_states = self.arrays
+        longest, segment, piece = batch.longest, saved.segment, self.piece
+        row = batch.size * direction.n_blocks * LANES
+        if d_states is not None:
+            part = d_states[:, direction.index]
+            direction._fill_last_states(part, batch, d_output, d_final)
+        # Every part gathers all columns for its own units, so sharing pays later than elsewhere.
+        threads = direction._threads_for(batch, longest, 3)
+        gradient_plan = direction._gradient_plans.get(threads)
+        if gradient_plan is None:
+            gradient_plan = direction._gradient_plans[threads] = GradientPlan(call, threads)
+        weights = WeightGradients(gradient_plan, piece >= longest)
+        for begin in range((longest - 1) // segment * segment, -1, -segment):
+            end = min(longest, begin + segment)
+            carried = address(saved.carried)
+            if saved.checkpoints is not None:
+                if begin:
+                    carried = address(saved.checkpoints[begin // segment - 1])
+                again = saved.call.copy()
+                again[_KEPT] = call[_KEPT]
+                _pack_piece(again, _PIECE_AT, begin, end, begin, 0, carried, 0)
+                again[_RETURNED] = 0  # the user's by now, and known
+                plan = direction._plan(_FORWARD, batch, end - begin, True)
+                plan.place(again)
+                plan.run(direction.cell.forward.dispatcher, again)
+            for first in range(begin + (end - begin - 1) // piece * piece, begin - 1, -piece):
+                last = min(end, first + piece)
+                _pack_piece(call, _PIECE_AT, first, last, begin, 0, carried, 0)
+                if self.sources is not None:
+                    call[_SOURCES] = address(self.sources) - 4 * (first - begin) * row
+                plan = direction._plan(
+                    _BACKWARD, batch, min(piece, end - first), d_input is not None
+                )
+                plan.place(call)
+                plan.run(direction.cell.backward.dispatcher, call)
+                weights.add(call)
+                if d_states is not None and self.d_carried is not None and first > 0:
+                    direction._add_carried(part, batch, self.d_carried, first - 1)
 
 
 def _fields(first: str, last: str) -> slice:

@@ -471,11 +471,16 @@ class Model(Module):
         """
         return self._loss_of(output, self._in_units(data.replace(x=None, x_future=None)))
 
-    def _loss_of(self, output: np.ndarray, data: Sequences) -> tuple[float, np.ndarray, float]:
+    def _loss_of(
+        self, output: np.ndarray, data: Sequences, out: np.ndarray | None = None
+    ) -> tuple[float, np.ndarray, float]:
+        """Return what :meth:`loss_of` does; the gradient is written to `out`."""
+        gradient = np.empty(output.shape, np.float32) if out is None else out
         try:
-            return self.loss.weighted(output, *self._targets(data))
+            return self.loss.weighted(output, *self._targets(data), out=gradient)
         except NothingCountsError:  # a minibatch of short sequences, say: it has no say
-            return 0.0, np.zeros(output.shape, np.float32), 0.0
+            gradient[...] = 0
+            return 0.0, gradient, 0.0
 
     def gradients(self, data: Sequences, training: bool = True) -> tuple[float, Gradients, float]:
         """Return the loss of checked data, its gradients, and the sum of weights.

@@ -11,12 +11,13 @@ import numpy as np
 from .._checks import positive_integer
 from .._parameters import Gradients
 from .._sequences import Sequences
+from .._steady import SteadyNetwork
 from .._tables import DataError
 from ..dense import Dense
 from ..initialization import Scheme, initialize
 from ..losses import Loss
 from ..sequential import Sequential, SequentialTape
-from ._base import Model, check_network, check_states, make_layer, seeds
+from ._base import Learn, Model, check_network, check_states, make_layer, seeds
 
 __all__ = ["SequenceModel"]
 
@@ -200,6 +201,32 @@ class SequenceModel(Model):
             data.x, states, data.lengths, training=training, copy=False
         )
         return output, _Step(tape, start)
+
+    def _learner(self, data: Sequences) -> Learn:
+        general, feed = super()._learner(data), self._feed(data)
+        networks: dict[int, SteadyNetwork] = {}  # by the size of the batch
+        vector = np.empty(self._vector.size, np.float32)
+        own = self.network.parameter_vector.size
+
+        def learn(rows: np.ndarray) -> tuple[float, np.ndarray, float]:
+            if data.lengths is not None or self._device != "cpu":
+                return general(rows)
+            part = feed.take(rows)
+            network = networks.get(len(rows))
+            if network is None:
+                network = SteadyNetwork(
+                    self.network, part.x, vector[:own], self.initial_state != "zero"
+                )
+                networks[len(rows)] = network
+            states, start = self._start(part, keep=True)
+            output = network.forward(states)
+            loss, _, weight = self._loss_of(output, part, network.d_output)
+            network.backward()
+            if self._state is not None:
+                (vector[own:],) = self._start_gradient(start, network.initial_gradients())
+            return loss, vector, weight
+
+        return learn
 
     def backward(
         self, tape: _Step, d_output: np.ndarray, state_gradients: bool = False
