@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
@@ -55,17 +56,17 @@ class Feed:
         rows : ndarray of int64, contiguous
         """
         taken = object.__new__(Sequences)  # what was checked once need not be again
-        values = dict.fromkeys(_FIELDS)
+        values = taken.__dict__
+        values.update(_NOTHING)
         for name, numbers in self._scaled.items():
             values[name] = numbers.take(rows)
         for name in self._plain:
             value = getattr(self.data, name)
             values[name] = take_state(value, rows) if name == "initial_state" else value[rows]
-        taken.__dict__.update(values)
         return taken
 
 
-_FIELDS = tuple(entry.name for entry in fields(Sequences))
+_NOTHING: dict[str, Any] = {entry.name: None for entry in fields(Sequences)}
 
 
 class _Numbers:
@@ -87,7 +88,9 @@ class _Numbers:
             and values.flags.aligned
             and (len(values) == 0 or values[0].flags.c_contiguous)
         )
-        self._is_double = int(self._readable and values.dtype == _FLOAT64)
+        is_double = int(self._readable and values.dtype == _FLOAT64)
+        self._where = (address(values), is_double, values.strides[0])
+        self._how = (self._width, address(self._mean), address(self._scale))
         self._targets: dict[int, np.ndarray] = {}
 
     def take(self, rows: np.ndarray) -> np.ndarray:
@@ -95,18 +98,9 @@ class _Numbers:
         target = self._targets.get(count)
         if target is None:
             target = self._targets[count] = aligned_empty((count, *self._shape))
-        source, numbers = self._values, rows
+        where, numbers = self._where, rows
         if not self._readable:
-            source, numbers = np.ascontiguousarray(source[rows], FLOAT32), np.arange(count)
-        gather_scaled.dispatcher(
-            address(source),
-            self._is_double,
-            source.strides[0],
-            address(numbers),
-            count,
-            self._width,
-            address(self._mean),
-            address(self._scale),
-            address(target),
-        )
+            source = np.ascontiguousarray(self._values[rows], FLOAT32)
+            where, numbers = (address(source), 0, source.strides[0]), np.arange(count)
+        gather_scaled.dispatcher(*where, address(numbers), count, *self._how, address(target))
         return target

@@ -10,7 +10,7 @@ The arrays belong to the loop. What a step returns is good until the next one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -136,8 +136,9 @@ class _SteadyLayer:
         self._initial = np.zeros(states, FLOAT32) if with_states else None
         self._d_initial = np.zeros(states, FLOAT32) if with_states else None
         self._final = np.empty(states, FLOAT32)
-        self._prepared: list[Prepared] = []
-        self._prepared_backward: list[Prepared] = []
+        self._prepared: list[tuple[Prepared, Prepared]] = []  # forward and backward
+        self._packings: list[Callable[[], None]] = []
+        self._packed_from: np.ndarray | None = None
         self._saved: list[Saved] = []
         self._passes: list[BackwardPass] = []
         # The gradient of each stacked layer's output, below that of the one above.
@@ -171,16 +172,15 @@ class _SteadyLayer:
         for level in range(layer.num_layers):
             x, output = self._inputs[level], self._outputs[level]
             if level > 0 and layer.dropout > 0:
-                self._masks[level] = layer._dropout_mask(x.shape)
-                np.multiply(self._outputs[level - 1], self._masks[level], out=x)
+                self._masks[level] = mask = layer._dropout_mask(x.shape)
+                np.multiply(self._outputs[level - 1], mask, out=x)
             for direction in layer._layer(level):
                 index = direction.index
                 if index < len(saved):
                     direction.forward_again(self._batch, saved[index])
                     continue
-                made = direction.forward(
-                    prepared[index], self._batch, x, self._initial, output, self._final, keep=True
-                )
+                arrays = (x, self._initial, output, self._final)
+                made = direction.forward(prepared[index][0], self._batch, *arrays, keep=True)
                 assert made is not None
                 saved.append(made)
         if self._joined:
@@ -189,15 +189,22 @@ class _SteadyLayer:
     def _pack(self) -> None:
         """Pack the parameters as they are now."""
         layer = self._layer
+        if self._packed_from is not layer._vector:
+            self._find_parameters()
+        for pack in self._packings:
+            pack()
+
+    def _find_parameters(self) -> None:
+        layer = self._layer
+        self._packed_from, self._packings = layer._vector, []
         for direction in layer._directions:
             places = layer._places(layer._vector, direction)
             constants = (layer._unit_constant, layer._peepholes(direction))
-            if direction.index < len(self._prepared):
-                direction.prepare_again(self._prepared[direction.index], places, *constants)
-                direction.prepare_backward_again(self._prepared_backward[direction.index], places)
-            else:
-                self._prepared.append(direction.prepare(places, *constants))
-                self._prepared_backward.append(direction.prepare_backward(places))
+            if direction.index == len(self._prepared):
+                both = direction.prepare(places, *constants), direction.prepare_backward(places)
+                self._prepared.append(both)
+            prepared = self._prepared[direction.index]
+            self._packings += direction.packings(*prepared, places, *constants)
 
     def backward(self) -> None:
         layer = self._layer
@@ -216,7 +223,7 @@ class _SteadyLayer:
             for number, passes in enumerate(self._passes[first : first + layer.num_directions]):
                 passes.run()
                 part = passes.arrays[3]
-                if number > 0 and target is not None:
+                if number > 0 and target is not None and part is not None:
                     np.add(target, part, out=target)
             mask = self._masks[level]
             if mask is not None and target is not None:
@@ -231,7 +238,7 @@ class _SteadyLayer:
         arrays = (self._d_outputs[level], self._d_final, self._d_initial, target, None)
         return BackwardPass(
             direction,
-            self._prepared_backward[direction.index],
+            self._prepared[direction.index][1],
             self._batch,
             self._saved[direction.index],
             arrays,

@@ -17,7 +17,9 @@ from ._simd import (
     double_pointer,
     float_pointer,
     int_pointer,
+    load,
     load_first,
+    store,
     store_first,
 )
 
@@ -50,8 +52,12 @@ def gather_scaled(source, is_double, stride, numbers, n_rows, width, mean, scale
             x = y
         else:
             x = float_pointer(place)
-        for k in range(INT0, width, LANES):
-            n = min(LANES, width - k)
+        k = INT0
+        while k + LANES <= width:
+            store(y, k, (load(x, k) - load(m, k)) / load(s, k))
+            k += LANES
+        if k < width:
+            n = width - k
             store_first(y, k, n, (load_first(x, k, n) - load_first(m, k, n)) / load_first(s, k, n))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from fastgates._checks import is_ready
 from fastgates._updates import sum_of_squares
 from fastgates.engine.call import address
 
@@ -127,7 +128,7 @@ def global_norm(vectors: Sequence[NDArray[np.float32]]) -> float:
     """Return the Euclidean norm over all of them."""
     total = 0.0
     for vector in vectors:
-        flat = np.ascontiguousarray(vector, np.float32)
+        flat = vector if is_ready(vector) else np.ascontiguousarray(vector, np.float32)
         total += sum_of_squares.dispatcher(address(flat), flat.size)
     return math.sqrt(total)
 

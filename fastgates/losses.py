@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastgates._checks import FLOAT32, is_ready
 from fastgates._training_kernels import (
     ABSOLUTE,
     HUBER,
@@ -510,10 +511,12 @@ def _real(name: str, values: ArrayLike) -> NDArray[Any]:
 
 def _numbers(name: str, values: ArrayLike) -> NDArray[Any]:
     """Return contiguous float32 or float64."""
+    if is_ready(values):
+        return values  # type: ignore[return-value]
     array = _real(name, values)
     dtype = array.dtype if array.dtype in (np.float32, np.float64) else np.float64
     return np.ascontiguousarray(array, dtype).reshape(array.shape)
 
 
 def _is_double(array: NDArray[Any]) -> int:
-    return int(array.dtype == np.float64)
+    return 0 if array.dtype is FLOAT32 else int(array.dtype == np.float64)

@@ -488,7 +488,8 @@ class Trainer:
                 start = self._position * self.batch_size
                 self._rows = order[start : start + self.batch_size]
                 self._step(learn)
-                self._call("on_step_end")
+                if self.callbacks:
+                    self._call("on_step_end")
                 bar.update()
                 every = self.checkpoint_steps
                 if (

@@ -10,7 +10,8 @@ gradients the other way.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -207,9 +208,7 @@ class LayerPacking:
         first = address(self._layer) + 8 * (6 + 2 * self._n_gates)
         return first, first + 8 * self._n_gates
 
-    def forward(
-        self, places: Sequence[int], unit_constant: int, packed: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def forward(self, places: Sequence[int], unit_constant: int) -> tuple[np.ndarray, np.ndarray]:
         """Pack parameters (PyTorch's shapes) for the forward pass.
 
         Parameters
@@ -218,8 +217,6 @@ class LayerPacking:
             Addresses of weight_ih, weight_hh, bias_ih, bias_hh, and maybe more.
         unit_constant : int
             Address of a fixed number for each unit, or 0.
-        packed : ndarray, optional
-            What an earlier call returned, to be filled anew.
 
         Returns
         -------
@@ -227,20 +224,34 @@ class LayerPacking:
             What must stay alive, and the addresses in it of the fields ``bias`` ... ``panel_2``.
         """
         starts, there, floats = self._forward
-        packed = aligned_empty(floats) if packed is None else packed
+        packed = aligned_empty(floats)
         place = address(packed)
-        _pack_layer.dispatcher(address(self._layer), *places[:4], unit_constant, place)
+        _pack_layer(address(self._layer), *places[:4], unit_constant, place)
         return packed, (starts + place) * there
 
-    def transposed(
-        self, places: Sequence[int], packed: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def transposed(self, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Pack parameters for back-propagation: ``input_panel_t`` ... ``panel_t_2``."""
         starts, there, floats = self._transposed
-        packed = aligned_empty(floats) if packed is None else packed
+        packed = aligned_empty(floats)
         place = address(packed)
-        _pack_layer_transposed.dispatcher(address(self._layer), places[0], places[1], place)
+        _pack_layer_transposed(address(self._layer), places[0], places[1], place)
         return packed, (starts + place) * there
+
+    def again(
+        self,
+        places: Sequence[int],
+        unit_constant: int,
+        packed: np.ndarray,
+        packed_transposed: np.ndarray,
+    ) -> list[Callable[[], None]]:
+        """Return what fills arrays of :meth:`forward` and :meth:`transposed` anew."""
+        layer = address(self._layer)
+        forward = (layer, *places[:4], unit_constant, address(packed))
+        transposed = (layer, places[0], places[1], address(packed_transposed))
+        return [
+            partial(_pack_layer.dispatcher, *forward),
+            partial(_pack_layer_transposed.dispatcher, *transposed),
+        ]
 
 
 _ONE_SLOT = np.zeros(1, np.int64)

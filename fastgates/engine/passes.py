@@ -231,18 +231,23 @@ class Direction:
         call[FIELD["unit_constant"]] = address(padded)
         return Prepared(call, packed, padded)
 
-    def prepare_again(
+    def packings(
         self,
         prepared: Prepared,
+        prepared_backward: Prepared,
         places: Places,
         unit_constant: np.ndarray | None,
         unit_weights: np.ndarray | None = None,
-    ) -> None:
-        """Pack changed parameters where those of :meth:`prepare` are."""
-        self._packing.forward(places, address(unit_constant), prepared.packed)
-        if unit_weights is not None and prepared.unit_weights is not None:
-            padded = prepared.unit_weights
-            padded[:, : self.hidden_size] = unit_weights.reshape(len(padded), -1)
+    ) -> list[Callable[[], None]]:
+        """Return what packs changed parameters anew, where both preparations have them."""
+        packings = self._packing.again(
+            places, address(unit_constant), prepared.packed, prepared_backward.packed
+        )
+        padded = prepared.unit_weights
+        if unit_weights is not None and padded is not None:
+            target, source = padded[:, : self.hidden_size], unit_weights.reshape(len(padded), -1)
+            packings.append(lambda: np.copyto(target, source))
+        return packings
 
     def _make_template(self) -> np.ndarray:
         """Return a call with the fields that depend on the layer alone."""
@@ -275,10 +280,6 @@ class Direction:
         call = make_call()
         call[_PACKED_T] = panels
         return Prepared(call, packed)
-
-    def prepare_backward_again(self, prepared: Prepared, places: Places) -> None:
-        """Pack changed parameters where those of :meth:`prepare_backward` are."""
-        self._packing.transposed(places, prepared.packed)
 
     def forward(
         self,
@@ -620,47 +621,68 @@ class BackwardPass:
             self.kept = direction._buffers(batch.size * saved.segment)
             call[_KEPT] = (address(self.kept[0]), address(self.kept[1]))
 
-    def run(self) -> None:
-        """Fill all gradients."""
-        direction, batch, saved, call = self.direction, self.batch, self.saved, self.call
-        d_output, d_final, _, d_input, d_states = self.arrays
-        longest, segment, piece = batch.longest, saved.segment, self.piece
-        row = batch.size * direction.n_blocks * LANES
-        if d_states is not None:
-            part = d_states[:, direction.index]
-            direction._fill_last_states(part, batch, d_output, d_final)
+        self._threads = 0  # those that the rounds below are for
+        self._rounds: list[tuple[int, int, list[tuple[int, int, _Plan]]]] = []
+        self._gradient_plan: GradientPlan | None = None
+
+    def _plan(self, threads: int) -> None:
+        """Cut time into segments, and those into pieces, from the last to the first."""
+        direction, batch, piece = self.direction, self.batch, self.piece
+        longest, segment = batch.longest, self.saved.segment
+        wants_input = self.arrays[3] is not None
         # Every part gathers all columns for its own units, so sharing pays later than elsewhere.
-        threads = direction._threads_for(batch, longest, 3)
-        gradient_plan = direction._gradient_plans.get(threads)
-        if gradient_plan is None:
-            gradient_plan = direction._gradient_plans[threads] = GradientPlan(call, threads)
-        weights = WeightGradients(gradient_plan, piece >= longest)
+        shared = direction._threads_for(batch, longest, 3)
+        plan = direction._gradient_plans.get(shared)
+        if plan is None:
+            plan = direction._gradient_plans[shared] = GradientPlan(self.call, shared)
+        self._gradient_plan, self._rounds, self._threads = plan, [], threads
         for begin in range((longest - 1) // segment * segment, -1, -segment):
             end = min(longest, begin + segment)
+            plan_of_pieces = direction._plan(_BACKWARD, batch, min(piece, end - begin), wants_input)
+            pieces = [
+                (first, min(end, first + piece), plan_of_pieces)
+                for first in range(begin + (end - begin - 1) // piece * piece, begin - 1, -piece)
+            ]
+            self._rounds.append((begin, end, pieces))
+
+    def run(self) -> None:
+        """Fill all gradients."""
+        direction, saved, call = self.direction, self.saved, self.call
+        if self._threads != get_num_threads():
+            self._plan(get_num_threads())
+        assert self._gradient_plan is not None
+        d_output, d_final, _, _, d_states = self.arrays
+        if d_states is not None:
+            part = d_states[:, direction.index]
+            direction._fill_last_states(part, self.batch, d_output, d_final)
+        weights = WeightGradients(self._gradient_plan, self.piece >= self.batch.longest)
+        row = self.batch.size * direction.n_blocks * LANES
+        kernel, sources = direction.cell.backward.dispatcher, address(self.sources)
+        for begin, end, pieces in self._rounds:
             carried = address(saved.carried)
             if saved.checkpoints is not None:
                 if begin:
-                    carried = address(saved.checkpoints[begin // segment - 1])
-                again = saved.call.copy()
-                again[_KEPT] = call[_KEPT]
-                _pack_piece(again, _PIECE_AT, begin, end, begin, 0, carried, 0)
-                again[_RETURNED] = 0  # the user's by now, and known
-                plan = direction._plan(_FORWARD, batch, end - begin, True)
-                plan.place(again)
-                plan.run(direction.cell.forward.dispatcher, again)
-            for first in range(begin + (end - begin - 1) // piece * piece, begin - 1, -piece):
-                last = min(end, first + piece)
+                    carried = address(saved.checkpoints[begin // saved.segment - 1])
+                self._make_again(begin, end, carried)
+            for first, last, plan in pieces:
                 _pack_piece(call, _PIECE_AT, first, last, begin, 0, carried, 0)
-                if self.sources is not None:
-                    call[_SOURCES] = address(self.sources) - 4 * (first - begin) * row
-                plan = direction._plan(
-                    _BACKWARD, batch, min(piece, end - first), d_input is not None
-                )
+                if sources:
+                    call[_SOURCES] = sources - 4 * (first - begin) * row
                 plan.place(call)
-                plan.run(direction.cell.backward.dispatcher, call)
+                plan.run(kernel, call)
                 weights.add(call)
                 if d_states is not None and self.d_carried is not None and first > 0:
-                    direction._add_carried(part, batch, self.d_carried, first - 1)
+                    direction._add_carried(part, self.batch, self.d_carried, first - 1)
+
+    def _make_again(self, begin: int, end: int, carried: int) -> None:
+        """Run the forward pass of a segment once more, from the states that it begins with."""
+        again = self.saved.call.copy()
+        again[_KEPT] = self.call[_KEPT]
+        _pack_piece(again, _PIECE_AT, begin, end, begin, 0, carried, 0)
+        again[_RETURNED] = 0  # the user's by now, and known
+        plan = self.direction._plan(_FORWARD, self.batch, end - begin, True)
+        plan.place(again)
+        plan.run(self.direction.cell.forward.dispatcher, again)
 
 
 def _fields(first: str, last: str) -> slice:
