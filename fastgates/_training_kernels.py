@@ -1,8 +1,8 @@
 """The kernels of a training step around its network: minibatches, losses with their gradients.
 
-Arguments are addresses, sizes and Python's floats. Losses are in float64; predictions
-and targets are float32 or float64, which flags tell; weights are float64, one for `group` entries
-(or rows) each, or at the address 0 where all are 1. What weighs 0 may hold anything.
+Arguments are addresses, sizes and Python's floats. Losses are in float64; predictions and targets
+are float32 or float64, which flags tell; weights are float64, one for `group` entries (or rows)
+each, or at the address 0 where all are 1. What weighs 0 may hold anything.
 """
 
 from __future__ import annotations
@@ -12,16 +12,8 @@ import math
 import numpy as np
 
 from ._jit import INT0, STAMP, helper, kernel
-from ._simd import (
-    LANES,
-    double_pointer,
-    float_pointer,
-    int_pointer,
-    load,
-    load_first,
-    store,
-    store_first,
-)
+from ._simd import LANES, double_pointer, float_pointer, int_pointer
+from .engine.forward import load_row, store_row
 
 __all__ = [
     "ABSOLUTE",
@@ -52,13 +44,9 @@ def gather_scaled(source, is_double, stride, numbers, n_rows, width, mean, scale
             x = y
         else:
             x = float_pointer(place)
-        k = INT0
-        while k + LANES <= width:
-            store(y, k, (load(x, k) - load(m, k)) / load(s, k))
-            k += LANES
-        if k < width:
-            n = width - k
-            store_first(y, k, n, (load_first(x, k, n) - load_first(m, k, n)) / load_first(s, k, n))
+        for k in range(INT0, width, LANES):
+            value = load_row(x, INT0, k, width) - load_row(m, INT0, k, width)
+            store_row(y, INT0, k, width, value / load_row(s, INT0, k, width))
 
 
 # -- Losses ----------------------------------------------------------------------------------------

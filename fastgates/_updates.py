@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import INT0, STAMP, helper, kernel
-from ._simd import LANES, float_pointer, fma, load_first, square_root, store_first
+from ._jit import INT0, STAMP, kernel
+from ._simd import LANES, float_pointer, fma, square_root
+from .engine.forward import load_row, store_row
 
 __all__ = ["adam", "rmsprop", "sgd", "sum_of_squares"]
-
-
-@helper
-def _lanes_from(k, size):
-    """Return how many of the lanes at entry k there are."""
-    return min(LANES, size - k)
 
 
 @kernel
@@ -30,12 +25,11 @@ def sgd(parameter, gradient, momentum_buffer, size, factor, lr, decay, momentum,
     ahead_g, ahead_b = np.float32(ahead_g), np.float32(ahead_b)
     factor = np.float32(factor)
     for k in range(INT0, size, LANES):
-        n = _lanes_from(k, size)
-        old = load_first(p, k, n)
-        slope = load_first(g, k, n) * factor + decay * old
-        buffer = fma(momentum, load_first(b, k, n), slope)
-        store_first(b, k, n, buffer)
-        store_first(p, k, n, old - lr * fma(ahead_b, buffer, ahead_g * slope))
+        old = load_row(p, INT0, k, size)
+        slope = load_row(g, INT0, k, size) * factor + decay * old
+        buffer = fma(momentum, load_row(b, INT0, k, size), slope)
+        store_row(b, INT0, k, size, buffer)
+        store_row(p, INT0, k, size, old - lr * fma(ahead_b, buffer, ahead_g * slope))
 
 
 @kernel
@@ -49,18 +43,17 @@ def rmsprop(parameter, gradient, mean_square, mean, momentum_buffer, size, facto
     momentum = np.float32(momentum)
     factor = np.float32(factor)
     for k in range(INT0, size, LANES):
-        n = _lanes_from(k, size)
-        old = load_first(p, k, n)
-        slope = load_first(g, k, n) * factor + decay * old
-        square = fma(new_square, slope * slope, alpha * load_first(v, k, n))
-        average = load_first(m, k, n)
+        old = load_row(p, INT0, k, size)
+        slope = load_row(g, INT0, k, size) * factor + decay * old
+        square = fma(new_square, slope * slope, alpha * load_row(v, INT0, k, size))
+        average = load_row(m, INT0, k, size)
         average = fma(new_mean, slope - average, average)
         root = square_root(square - average * average) + eps
-        buffer = fma(momentum, load_first(b, k, n), slope / root)
-        store_first(v, k, n, square)
-        store_first(m, k, n, average)
-        store_first(b, k, n, buffer)
-        store_first(p, k, n, old - lr * buffer)
+        buffer = fma(momentum, load_row(b, INT0, k, size), slope / root)
+        store_row(v, INT0, k, size, square)
+        store_row(m, INT0, k, size, average)
+        store_row(b, INT0, k, size, buffer)
+        store_row(p, INT0, k, size, old - lr * buffer)
 
 
 @kernel
@@ -74,16 +67,15 @@ def adam(parameter, gradient, first_moment, second_moment, size, factor, lr, kep
     correction = np.float32(correction)
     factor = np.float32(factor)
     for k in range(INT0, size, LANES):
-        n = _lanes_from(k, size)
-        old = load_first(p, k, n) * kept
-        slope = load_first(g, k, n) * factor + decay * old
-        first = load_first(m, k, n)
+        old = load_row(p, INT0, k, size) * kept
+        slope = load_row(g, INT0, k, size) * factor + decay * old
+        first = load_row(m, INT0, k, size)
         first = fma(new_first, slope - first, first)
-        second = fma(new_second, slope * slope, beta2 * load_first(v, k, n))
-        store_first(m, k, n, first)
-        store_first(v, k, n, second)
+        second = fma(new_second, slope * slope, beta2 * load_row(v, INT0, k, size))
+        store_row(m, INT0, k, size, first)
+        store_row(v, INT0, k, size, second)
         root = fma(square_root(second), correction, eps)
-        store_first(p, k, n, old - lr * (first / root))
+        store_row(p, INT0, k, size, old - lr * (first / root))
 
 
 @kernel

@@ -11,9 +11,11 @@ import numpy as np
 
 from ._checks import positive_integer, real_array
 from ._parameters import Gradients, Module, split
+from ._threads import SMALL_WORK
 from ._vecmath import sigmoid_array, tanh_array
 from .engine.call import address
 from .engine.linear import (
+    NARROW,
     SMALL_MAP,
     SMALL_ROWS,
     affine,
@@ -185,8 +187,10 @@ class Dense(Module):
         return "...", ("input_size", self.input_size)
 
     def _is_small(self, rows: int) -> bool:
-        # Not many rows: the gradient of the weights sums them up one after the other.
-        return rows <= SMALL_ROWS and rows * self.input_size * self.output_size <= SMALL_MAP
+        work = rows * self.input_size * self.output_size
+        if self.output_size <= NARROW:
+            return work < SMALL_WORK
+        return rows <= SMALL_ROWS and work <= SMALL_MAP
 
     def _map(self, x: np.ndarray) -> np.ndarray:
         shape = (*x.shape[:-1], self.output_size)
