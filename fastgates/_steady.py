@@ -3,7 +3,8 @@
 A layer's ``forward`` and ``backward`` check their arguments, make arrays, and describe each pass to
 a kernel in a call. In a training loop all of that is the same at each step but for the numbers in
 the arrays. So here it is made once for a batch size, and a step runs the calls again: the same
-kernels on the same arrays in the same order, so the same bits.
+kernels on the same arrays in the same order, so the same bits. Where sequences differ in length,
+each minibatch has calls of its own, on the same arrays.
 
 The arrays belong to the loop. What a step returns is good until the next one.
 """
@@ -55,14 +56,14 @@ class SteadyNetwork:
         self, network: Sequential, x: np.ndarray, vector: np.ndarray, with_states: bool
     ) -> None:
         self._parts: list[_SteadyLayer | _SteadyDense] = []
-        batch, start = full_batch(*x.shape[:2]), 0
+        self._batch, start = full_batch(*x.shape[:2]), 0
         part: _SteadyLayer | _SteadyDense
         for place, module in enumerate(network.modules):
             end = start + module.parameter_vector.size
             d_x = self._parts[-1].d_output if self._parts else None
             if isinstance(module, Recurrent):
                 whole = network.return_sequences or place != network._last_recurrent
-                part = _SteadyLayer(module, batch, x, d_x, vector[start:end], whole, with_states)
+                part = _SteadyLayer(module, x, d_x, vector[start:end], whole, with_states)
             else:
                 part = _SteadyDense(module, x, d_x, vector[start:end])
             self._parts.append(part)
@@ -71,19 +72,24 @@ class SteadyNetwork:
         self._backward = self._parts[::-1]
         self.output, self.d_output = part.output, part.d_output
 
-    def forward(self, states: Sequence[State] | None) -> np.ndarray:
+    def forward(self, states: Sequence[State] | None, lengths: np.ndarray | None) -> np.ndarray:
         """Return the output for what `x` holds now, with dropout.
 
         Parameters
         ----------
         states : sequence or None
             The initial state of each recurrent layer.
+        lengths : ndarray of int, shape (B,), or None
+            Outputs past the end of a sequence may be anything; their gradients must be 0.
         """
+        batch = self._batch
+        if lengths is not None:
+            batch = Batch.of(batch.size, batch.time, lengths.astype(np.int64), None)
         if states is not None:
             for layer, state in zip(self._layers, states, strict=True):
                 layer.start_from(state)
         for part in self._parts:
-            part.forward()
+            part.forward(batch)
         return self.output
 
     def backward(self) -> None:
@@ -97,12 +103,11 @@ class SteadyNetwork:
 
 
 class _SteadyLayer:
-    """A recurrent layer over full batches of one shape.
+    """A recurrent layer over batches of one shape.
 
     Parameters
     ----------
     layer : Recurrent
-    batch : Batch
     x : ndarray, shape (B, T, I)
     d_x : ndarray or None
         Where the gradient of `x` goes, if it is wanted.
@@ -116,17 +121,16 @@ class _SteadyLayer:
     def __init__(
         self,
         layer: Recurrent,
-        batch: Batch,
         x: np.ndarray,
         d_x: np.ndarray | None,
         vector: np.ndarray,
         whole: bool,
         with_states: bool,
     ) -> None:
-        self._layer, self._batch, self._d_x, self._vector = layer, batch, d_x, vector
-        width = layer.output_size
-        shape = (batch.size, batch.time, width)
-        states = (len(layer.cell.states), len(layer._directions), batch.size, layer.hidden_size)
+        self._layer, self._d_x, self._vector = layer, d_x, vector
+        self._size, time = size, _ = x.shape[:2]
+        shape = (size, time, layer.output_size)
+        states = (len(layer.cell.states), len(layer._directions), size, layer.hidden_size)
         # Of each stacked layer: what it reads, with dropout, and gives.
         self._outputs = [aligned_empty(shape) for _ in range(layer.num_layers)]
         self._inputs = [x, *self._outputs[:-1]]
@@ -139,6 +143,7 @@ class _SteadyLayer:
         self._prepared: list[tuple[Prepared, Prepared]] = []  # forward and backward
         self._packings: list[Callable[[], None]] = []
         self._packed_from: np.ndarray | None = None
+        self._batch: Batch | None = None  # whose calls the next two hold
         self._saved: list[Saved] = []
         self._passes: list[BackwardPass] = []
         # The gradient of each stacked layer's output, below that of the one above.
@@ -155,32 +160,39 @@ class _SteadyLayer:
         self._last, self._d_last = self._final[0, top], self._d_final[0, top]  # (D, B, H)
         self._joined = layer.bidirectional
         if self._joined:
-            self.output = np.empty((batch.size, width), FLOAT32)
-            self.d_output = np.empty((batch.size, width), FLOAT32)
+            self.output = np.empty((size, layer.output_size), FLOAT32)
+            self.d_output = np.empty((size, layer.output_size), FLOAT32)
         else:
             self.output, self.d_output = self._last[0], self._d_last[0]
 
     def start_from(self, state: State) -> None:
         """Take an initial state."""
-        stacked = self._layer._states_in("initial_state", state, self._batch.size)
+        stacked = self._layer._states_in("initial_state", state, self._size)
         assert self._initial is not None
         self._initial[...] = 0 if stacked is None else stacked
 
-    def forward(self) -> None:
-        layer, prepared, saved = self._layer, self._prepared, self._saved
+    def forward(self, batch: Batch) -> None:
+        layer, prepared = self._layer, self._prepared
         self._pack()
+        if batch is not self._batch:
+            for direction, old in zip(layer._directions, self._saved, strict=False):
+                direction.give_back(old)
+            self._batch, self._saved, self._passes = batch, [], []
+        saved = self._saved
         for level in range(layer.num_layers):
             x, output = self._inputs[level], self._outputs[level]
             if level > 0 and layer.dropout > 0:
                 self._masks[level] = mask = layer._dropout_mask(x.shape)
                 np.multiply(self._outputs[level - 1], mask, out=x)
+            if batch.steps < batch.size * batch.time:
+                output[...] = 0  # past the ends
             for direction in layer._layer(level):
                 index = direction.index
                 if index < len(saved):
-                    direction.forward_again(self._batch, saved[index])
+                    direction.forward_again(batch, saved[index])
                     continue
                 arrays = (x, self._initial, output, self._final)
-                made = direction.forward(prepared[index][0], self._batch, *arrays, keep=True)
+                made = direction.forward(prepared[index][0], batch, *arrays, keep=True)
                 assert made is not None
                 saved.append(made)
         if self._joined:
@@ -207,13 +219,14 @@ class _SteadyLayer:
             self._packings += direction.packings(*prepared, places, *constants)
 
     def backward(self) -> None:
-        layer = self._layer
+        layer, batch = self._layer, self._batch
+        assert batch is not None
         if self._joined:
-            parts = self.d_output.reshape(self._batch.size, 2, layer.hidden_size)
+            parts = self.d_output.reshape(batch.size, 2, layer.hidden_size)
             self._d_last[...] = parts.swapaxes(0, 1)
         if not self._passes:
             self._passes = [
-                self._backward_pass(level, number)
+                self._backward_pass(batch, level, number)
                 for level in range(layer.num_layers)
                 for number in range(layer.num_directions)
             ]
@@ -221,15 +234,17 @@ class _SteadyLayer:
             first = level * layer.num_directions
             target = self._d_x if level == 0 else self._d_outputs[level - 1]
             for number, passes in enumerate(self._passes[first : first + layer.num_directions]):
-                passes.run()
                 part = passes.arrays[3]
+                if part is not None and batch.steps < batch.size * batch.time:
+                    part[...] = 0  # past the ends
+                passes.run()
                 if number > 0 and target is not None and part is not None:
                     np.add(target, part, out=target)
             mask = self._masks[level]
             if mask is not None and target is not None:
                 np.multiply(target, mask, out=target)
 
-    def _backward_pass(self, level: int, number: int) -> BackwardPass:
+    def _backward_pass(self, batch: Batch, level: int, number: int) -> BackwardPass:
         layer = self._layer
         direction = layer._layer(level)[number]
         target = self._d_x if level == 0 else self._d_outputs[level - 1]
@@ -239,7 +254,7 @@ class _SteadyLayer:
         return BackwardPass(
             direction,
             self._prepared[direction.index][1],
-            self._batch,
+            batch,
             self._saved[direction.index],
             arrays,
             layer._places(self._vector, direction),
@@ -300,7 +315,7 @@ class _SteadyDense:
         weight = dense._vector[:size].reshape(dense.output_size, dense.input_size)
         return weight, dense._vector[size:] if dense.bias else None
 
-    def forward(self) -> None:
+    def forward(self, batch: Batch) -> None:
         dense = self._dense
         if self._small:
             weight = address(dense._vector)

@@ -363,7 +363,13 @@ class Trainer:
     @property
     def batch(self) -> Sequences | None:
         """The minibatch of this step, gathered when it is asked for; None before the first."""
-        return None if self._data is None else self._data.take(self._rows)
+        if self._data is None or self._rows.size == 0:
+            return None
+        return self._data.take(self._rows)
+
+    def _keep_batch(self) -> None:
+        """Keep the last minibatch, not all of the data."""
+        self._data, self._rows = self.batch, np.arange(len(self._rows))
 
     def stop(self, reason: str = "callback") -> None:
         """End the training after this step (or epoch, from ``on_epoch_end``)."""
@@ -417,7 +423,6 @@ class Trainer:
             the checkpoint and returns; a second Ctrl-C raises KeyboardInterrupt.
         """
         data = self.model.check(data)
-        self._data = data
         if validation is not None:
             validation = self.model.check(validation)
         elif self.patience is not None:
@@ -450,6 +455,8 @@ class Trainer:
                     if self._best is not None:
                         self._set_weights(self._best)
                     raise
+                finally:
+                    self._keep_batch()
         if not self._stop_reason:
             self._stop_reason = "max_epochs"
         self.history.stop_reason = self._stop_reason
@@ -478,6 +485,7 @@ class Trainer:
         bar: _Bar,
     ) -> None:
         learn = self.model._learner(data)
+        self._data, self._rows = data, self._rows[:0]
         while not self._stop_reason and (self.epoch < last_epoch or self._position):
             if self._position == 0:
                 self.epoch += 1

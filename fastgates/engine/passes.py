@@ -368,6 +368,10 @@ class Direction:
         plan.place(saved.call)
         plan.run(self.cell.forward.dispatcher, saved.call)
 
+    def give_back(self, saved: Saved) -> None:
+        """Let the next forward pass have the buffers of one that is done with."""
+        self._spare[:] = [saved.kept]
+
     def backward(
         self,
         prepared: Prepared,

@@ -209,7 +209,7 @@ class SequenceModel(Model):
         own = self.network.parameter_vector.size
 
         def learn(rows: np.ndarray) -> tuple[float, np.ndarray, float]:
-            if data.lengths is not None or self._device != "cpu":
+            if self._device != "cpu":
                 return general(rows)
             part = feed.take(rows)
             network = networks.get(len(rows))
@@ -219,7 +219,7 @@ class SequenceModel(Model):
                 )
                 networks[len(rows)] = network
             states, start = self._start(part, keep=True)
-            output = network.forward(states)
+            output = network.forward(states, part.lengths)
             loss, _, weight = self._loss_of(output, part, network.d_output)
             network.backward()
             if self._state is not None:
