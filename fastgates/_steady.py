@@ -143,6 +143,7 @@ class _SteadyLayer:
         self._prepared: list[tuple[Prepared, Prepared]] = []  # forward and backward
         self._packings: list[Callable[[], None]] = []
         self._packed_from: np.ndarray | None = None
+        self._kept = [direction.buffers(size * time) for direction in layer._directions]
         self._batch: Batch | None = None  # whose calls the next two hold
         self._saved: list[Saved] = []
         self._passes: list[BackwardPass] = []
@@ -175,8 +176,6 @@ class _SteadyLayer:
         layer, prepared = self._layer, self._prepared
         self._pack()
         if batch is not self._batch:
-            for direction, old in zip(layer._directions, self._saved, strict=False):
-                direction.give_back(old)
             self._batch, self._saved, self._passes = batch, [], []
         saved = self._saved
         for level in range(layer.num_layers):
@@ -191,8 +190,13 @@ class _SteadyLayer:
                 if index < len(saved):
                     direction.forward_again(batch, saved[index])
                     continue
-                arrays = (x, self._initial, output, self._final)
-                made = direction.forward(prepared[index][0], batch, *arrays, keep=True)
+                made = direction.forward(
+                    prepared[index][0],
+                    batch,
+                    *(x, self._initial, output, self._final),
+                    keep=True,
+                    kept=self._kept[index],
+                )
                 assert made is not None
                 saved.append(made)
         if self._joined:

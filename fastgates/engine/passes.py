@@ -291,6 +291,7 @@ class Direction:
         final: np.ndarray,
         *,
         keep: bool = False,
+        kept: tuple[np.ndarray, ...] | None = None,
         segment: int | None = None,
         carried: np.ndarray | None = None,
         carried_on: np.ndarray | None = None,
@@ -307,6 +308,8 @@ class Direction:
             None where it is not wanted.
         keep : bool
             Whether to return what back-propagation needs.
+        kept : tuple of ndarray, optional
+            From :meth:`buffers`, for as many rows or more: where to keep that of all steps.
         segment : int, optional
             Keep the states before every so many steps only.
         carried : ndarray, shape (N, B, Hp), optional
@@ -344,7 +347,7 @@ class Direction:
         longest = batch.longest
         if segment is None or segment >= longest:
             plan = self._plan(_FORWARD, batch, longest, True)
-            kept = self._buffers(size * longest)
+            kept = self.buffers(size * longest) if kept is None else kept
             saved, cells = address(kept[0]), address(kept[1])
             call = plan.call_with(prepared)
             _pack_head(call, 0, *arrays, saved, cells, 0, 0, longest, 0, 0, place, 0)
@@ -367,10 +370,6 @@ class Direction:
         plan = self._plan(_FORWARD, batch, saved.segment, True)
         plan.place(saved.call)
         plan.run(self.cell.forward.dispatcher, saved.call)
-
-    def give_back(self, saved: Saved) -> None:
-        """Let the next forward pass have the buffers of one that is done with."""
-        self._spare[:] = [saved.kept]
 
     def backward(
         self,
@@ -552,7 +551,7 @@ class Direction:
     def _carried_shape(self, batch: Batch) -> tuple[int, int, int]:
         return self._n_states, batch.size, self.n_blocks * LANES
 
-    def _buffers(self, rows: int) -> tuple[np.ndarray, ...]:
+    def buffers(self, rows: int) -> tuple[np.ndarray, ...]:
         """Return uninitialised arrays for so many kept rows, those of the last tape if they fit.
 
         Fresh memory costs a page fault every 4 KiB, which for small networks is a good part of a
@@ -622,7 +621,7 @@ class BackwardPass:
             call[FIELD["d_carried"]] = address(self.d_carried)
         self.kept = saved.kept
         if not self.kept:
-            self.kept = direction._buffers(batch.size * saved.segment)
+            self.kept = direction.buffers(batch.size * saved.segment)
             call[_KEPT] = (address(self.kept[0]), address(self.kept[1]))
 
         self._threads = 0  # those that the rounds below are for
