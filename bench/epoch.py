@@ -43,7 +43,7 @@ TIMES = (24, 100, 200)
 KINDS = {"sequence": False, "step": True}
 INPUTS, HIDDEN, BATCH, STEPS = 8, 32, 32, 16
 NETWORK = ("fastgates.cells.", "fastgates.engine.gradients.", "fastgates.engine.linear.")
-MARKS = ("<!-- epoch:report -->\n", "\n<!-- epoch:end -->")
+MARKS = ("<!-- epoch:report -->\n", "<!-- epoch:end -->")
 
 
 class _Clocked:
@@ -163,8 +163,9 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
         _, found, after = rest.partition(MARKS[1])
         if not found:
             parser.error(f"{options.write} has no lines {' and '.join(m.strip() for m in MARKS)}")
+        filled = f"{before}{MARKS[0]}{text}\n{found}{after}"
         with replacing(options.write) as temporary:
-            Path(temporary).write_text(f"{before}{MARKS[0]}{text}{found}{after}", encoding="utf-8")
+            Path(temporary).write_text(filled, encoding="utf-8")
     return results
 
 

@@ -23,7 +23,7 @@ from ._sequences import Sequences
 from ._threads import get_num_threads
 from .clipping import clip_grad_norm
 from .dense import Dense
-from .engine.linear import SMALL_ROWS
+from .engine.linear import NARROW, SMALL_ROWS
 from .layers import Recurrent
 from .losses import cross_entropy, mse
 from .optimizers import SGD, Adam, RMSprop
@@ -123,7 +123,7 @@ def warmup(
             _check_cache()
             if progress is not None:
                 progress(name)
-        dense = Dense(1, 1, seed=0)
+        dense = Dense(1, NARROW + 1, seed=0)
         for rows in (1, SMALL_ROWS + 1):
             output, tape = dense.forward(np.zeros((rows, 1), np.float32))
             if training:
