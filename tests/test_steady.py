@@ -130,6 +130,18 @@ def test_networks_of_other_modules():
         assert_same(*results)
 
 
+def test_dropout_that_begins_and_ends_on_the_way():
+    results = []
+    for learner in (fg.SequenceModel._learner, Model._learner):
+        model, data = make({"num_layers": 2})
+        learn, found = learner(model, data), []
+        for dropout in (0.0, 0.4, 0.4, 0.0, 0.4):
+            model.recurrent[0].dropout = dropout
+            found.append(step(learn, np.arange(5)))
+        results.append(found)
+    assert_same(*results)
+
+
 def test_parameters_that_move_to_another_vector():
     model, data = make({})
     learn = model._learner(data)

@@ -204,7 +204,8 @@ class SequenceModel(Model):
 
     def _learner(self, data: Sequences) -> Learn:
         general, feed = super()._learner(data), self._feed(data)
-        networks: dict[int, SteadyNetwork] = {}  # by the size of the batch
+        # By the size of the batch, and which layers have dropout.
+        networks: dict[tuple[int, ...], SteadyNetwork] = {}
         vector = np.empty(self._vector.size, np.float32)
         own = self.network.parameter_vector.size
 
@@ -212,12 +213,13 @@ class SequenceModel(Model):
             if self._device != "cpu":
                 return general(rows)
             part = feed.take(rows)
-            network = networks.get(len(rows))
+            key = (len(rows), *[layer.dropout > 0 for layer in self.network.recurrent])
+            network = networks.get(key)
             if network is None:
                 network = SteadyNetwork(
                     self.network, part.x, vector[:own], self.initial_state != "zero"
                 )
-                networks[len(rows)] = network
+                networks[key] = network
             states, start = self._start(part, keep=True)
             output = network.forward(states, part.lengths)
             loss, _, weight = self._loss_of(output, part, network.d_output)
