@@ -48,6 +48,11 @@ class Feed:
     def __len__(self) -> int:
         return len(self.data)
 
+    def forget(self) -> None:
+        """Let go of the arrays that were filled, which belong to those who took them."""
+        for numbers in self._scaled.values():
+            numbers.targets.clear()
+
     def take(self, rows: np.ndarray) -> Sequences:
         """Return some of the sequences; what was taken before in this number is overwritten.
 
@@ -91,13 +96,13 @@ class _Numbers:
         is_double = int(self._readable and values.dtype == _FLOAT64)
         self._where = (address(values), is_double, values.strides[0])
         self._how = (self._width, address(self._mean), address(self._scale))
-        self._targets: dict[int, np.ndarray] = {}
+        self.targets: dict[int, np.ndarray] = {}
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         count = len(rows)
-        target = self._targets.get(count)
+        target = self.targets.get(count)
         if target is None:
-            target = self._targets[count] = aligned_empty((count, *self._shape))
+            target = self.targets[count] = aligned_empty((count, *self._shape))
         where, numbers = self._where, rows
         if not self._readable:
             source = np.ascontiguousarray(self._values[rows], FLOAT32)

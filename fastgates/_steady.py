@@ -50,6 +50,8 @@ class SteadyNetwork:
     ----------
     output, d_output : ndarray of float32
         What :meth:`forward` fills, and what :meth:`backward` reads.
+    nbytes : int
+        Of the arrays of sequences.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class SteadyNetwork:
         self._layers = [part for part in self._parts if isinstance(part, _SteadyLayer)]
         self._backward = self._parts[::-1]
         self.output, self.d_output = part.output, part.d_output
+        self.nbytes = sum(part.nbytes for part in self._parts)
 
     def forward(self, states: Sequence[State] | None, lengths: np.ndarray | None) -> np.ndarray:
         """Return the output for what `x` holds now, with dropout.
@@ -149,6 +152,8 @@ class _SteadyLayer:
         self._passes: list[BackwardPass] = []
         # The gradient of each stacked layer's output, below that of the one above.
         below = [aligned_empty(shape) for _ in range(layer.num_layers - 1)]
+        arrays = [*self._outputs, *below, *(array for kept in self._kept for array in kept)]
+        self.nbytes = sum(array.nbytes for array in arrays)
         self._d_final: np.ndarray | None = None
         self._joined = False
         if whole:
@@ -288,6 +293,7 @@ class _SteadyDense:
         self._dense = dense
         shape = (*x.shape[:-1], dense.output_size)
         self.output, self.d_output = np.empty(shape, FLOAT32), np.empty(shape, FLOAT32)
+        self.nbytes = self.output.nbytes + self.d_output.nbytes
         self._activation, self._derivative = ACTIVATIONS[dense.activation]
         # Before the activation, which may be none.
         self._z, self._d_z = self.output, self.d_output

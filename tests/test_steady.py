@@ -1,6 +1,7 @@
 """The training loop's own way through a network: the same bits as the modules' passes."""
 
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from helpers import assert_same_bits
 import fastgates as fg
 from fastgates._feed import Feed
 from fastgates._sequences import windows
+from fastgates._steady import SteadyNetwork
 from fastgates.models import Model
 
 SIZE, TIME, INPUTS, HIDDEN = 11, 9, 3, 10
@@ -140,6 +142,28 @@ def test_dropout_that_begins_and_ends_on_the_way():
             found.append(step(learn, np.arange(5)))
         results.append(found)
     assert_same(*results)
+
+
+def test_large_arrays_are_for_one_size_at_a_time(monkeypatch):
+    made = []
+
+    class Watched(SteadyNetwork):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr("fastgates.models._sequence.SteadyNetwork", Watched)
+    case = {"per_step": True, "outputs": 7}
+    expected = trained(case, Model._learner)
+    assert_same(trained(case, fg.SequenceModel._learner), expected)
+    assert len(made) == 2
+    monkeypatch.setattr("fastgates.models._sequence._KEPT_BYTES", 1000)
+    model, data = make(case)
+    learn = model._learner(data)
+    for count in (4, 3, 3, 4):
+        learn(np.arange(count))
+    assert len(made) == 2 + 3 and sum(each() is not None for each in made) == 1
+    assert_same(trained(case, fg.SequenceModel._learner), expected)
 
 
 def test_parameters_that_move_to_another_vector():

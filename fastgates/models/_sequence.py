@@ -22,6 +22,9 @@ from ._base import Learn, Model, check_network, check_states, make_layer, seeds
 __all__ = ["SequenceModel"]
 
 
+_KEPT_BYTES = 32 * 2**20  # of arrays for minibatches of one size, beside those of another
+
+
 class _Step(NamedTuple):
     """What :meth:`SequenceModel.forward` keeps."""
 
@@ -212,9 +215,12 @@ class SequenceModel(Model):
         def learn(rows: np.ndarray) -> tuple[float, np.ndarray, float]:
             if self._device != "cpu":
                 return general(rows)
-            part = feed.take(rows)
             key = (len(rows), *[layer.dropout > 0 for layer in self.network.recurrent])
             network = networks.get(key)
+            if network is None and sum(each.nbytes for each in networks.values()) > _KEPT_BYTES:
+                networks.clear()
+                feed.forget()
+            part = feed.take(rows)
             if network is None:
                 network = SteadyNetwork(
                     self.network, part.x, vector[:own], self.initial_state != "zero"
