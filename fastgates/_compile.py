@@ -17,12 +17,15 @@ from typing import NamedTuple
 import numpy as np
 
 from . import cells as registry
+from ._feed import Feed
 from ._jit import CACHE_DIRECTORY_ASKED, cache_directory, cache_problem
+from ._sequences import Sequences
 from ._threads import get_num_threads
 from .clipping import clip_grad_norm
 from .dense import Dense
-from .engine.linear import SMALL_ROWS
+from .engine.linear import NARROW, SMALL_ROWS
 from .layers import Recurrent
+from .losses import cross_entropy, mse
 from .optimizers import SGD, Adam, RMSprop
 from .sequential import Scaling, Sequential
 
@@ -130,12 +133,15 @@ def warmup(
             _check_cache()
             if progress is not None:
                 progress(name)
-        dense = Dense(1, 1, seed=0)
+        dense = Dense(1, NARROW + 1, seed=0)
         for rows in (1, SMALL_ROWS + 1):
             output, tape = dense.forward(np.zeros((rows, 1), np.float32))
             if training:
                 gradients = dense.backward(tape, output)
+        Feed(Sequences(np.zeros((1, 1, 1))), {"x": None}).take(np.zeros(1, np.int64))
         if training:
+            mse(np.zeros((1, 1)), np.zeros((1, 1)))
+            cross_entropy(np.zeros((1, 1)), np.zeros(1, int))
             clip_grad_norm(gradients, 1.0)
             for optimizer in (Adam(dense), RMSprop(dense), SGD(dense, 0.1)):
                 optimizer.step(gradients)

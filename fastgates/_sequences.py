@@ -15,7 +15,7 @@ import numpy as np
 from ._series import batches, windows_of
 from ._tables import DataError
 
-__all__ = ["Sequences", "windows"]
+__all__ = ["Sequences", "check_finite", "moments", "take_state", "windows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ class Sequences:
         for entry in fields(self):
             value = getattr(self, entry.name)
             if value is not None:
-                value = _take_state(value, rows) if entry.name == "initial_state" else value[rows]
+                value = take_state(value, rows) if entry.name == "initial_state" else value[rows]
             object.__setattr__(taken, entry.name, value)
         return taken
 
@@ -299,10 +299,10 @@ def _pad(name: str, sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     return padded, lengths
 
 
-def _take_state(states: Any, rows: Any) -> Any:
+def take_state(states: Any, rows: Any) -> Any:
     """Return some rows of states, whose batch is axis 1."""
     if states is None:
         return None
     if isinstance(states, tuple | list):
-        return tuple(_take_state(each, rows) for each in states)
+        return tuple(take_state(each, rows) for each in states)
     return np.asarray(states)[:, rows]

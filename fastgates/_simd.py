@@ -18,8 +18,8 @@ that compile to the instructions that they name: nothing is left to the auto-vec
 ``square_root(x)``            correctly rounded; works on float32 numbers too
 ``with_sign_of(x, y)``        ``x >= 0`` with the sign of ``y``; works on float32 numbers too
 ``power_of_two(x)``           ``2**k`` of the number ``x = k + ROUNDER``; float32 numbers too
-``float_pointer(address)``    a pointer to float32 from an integer address (``int_pointer`` and
-                              ``byte_pointer`` likewise)
+``float_pointer(address)``    a pointer to float32 from an integer address (``double_pointer``,
+                              ``int_pointer`` and ``byte_pointer`` likewise)
 ============================  ===================================================================
 
 The width is that of the code that Numba makes, for this CPU or for what ``NUMBA_CPU_NAME`` and
@@ -50,6 +50,7 @@ __all__ = [
     "ROUNDER",
     "absolute",
     "byte_pointer",
+    "double_pointer",
     "float32v",
     "float_pointer",
     "fma",
@@ -131,6 +132,7 @@ float32v = Float32Vector()
 float_p = types.CPointer(types.float32)
 int_p = types.CPointer(types.int64)
 byte_p = types.CPointer(types.uint8)
+double_p = types.CPointer(types.float64)
 
 
 @register_model(Float32Vector)
@@ -234,6 +236,12 @@ def float_pointer(typingctx, address):  # type: ignore[no-untyped-def]
 def int_pointer(typingctx, address):  # type: ignore[no-untyped-def]
     """Return a pointer to int64 from an integer address."""
     return int_p(types.int64), _emit_pointer
+
+
+@intrinsic
+def double_pointer(typingctx, address):  # type: ignore[no-untyped-def]
+    """Return a pointer to float64 from an integer address."""
+    return double_p(types.int64), _emit_pointer
 
 
 @intrinsic

@@ -2,43 +2,38 @@
 
 Each rule is written once, for values: whole vectors in the body of a loop, and its last lanes, give
 the same bits. Arguments are addresses, a size, and Python's floats, which a call takes in fastest;
-they are rounded to float32 at once.
+they are rounded to float32 at once. `factor` scales the gradient, so clipping takes no pass.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ._jit import INT0, STAMP, helper, kernel
-from ._simd import LANES, float_pointer, fma, load_first, square_root, store_first
+from ._jit import INT0, STAMP, kernel
+from ._simd import LANES, float_pointer, fma, square_root
+from .engine.forward import load_row, store_row
 
 __all__ = ["adam", "rmsprop", "sgd", "sum_of_squares"]
 
 
-@helper
-def _lanes_from(k, size):
-    """Return how many of the lanes at entry k there are."""
-    return min(LANES, size - k)
-
-
 @kernel
-def sgd(parameter, gradient, momentum_buffer, size, lr, decay, momentum, ahead_g, ahead_b,
+def sgd(parameter, gradient, momentum_buffer, size, factor, lr, decay, momentum, ahead_g, ahead_b,
         stamp=STAMP):  # fmt: skip
     """Descend along ``ahead_g g + ahead_b b``."""
     p, g, b = float_pointer(parameter), float_pointer(gradient), float_pointer(momentum_buffer)
     lr, decay, momentum = np.float32(lr), np.float32(decay), np.float32(momentum)
     ahead_g, ahead_b = np.float32(ahead_g), np.float32(ahead_b)
+    factor = np.float32(factor)
     for k in range(INT0, size, LANES):
-        n = _lanes_from(k, size)
-        old = load_first(p, k, n)
-        slope = load_first(g, k, n) + decay * old
-        buffer = fma(momentum, load_first(b, k, n), slope)
-        store_first(b, k, n, buffer)
-        store_first(p, k, n, old - lr * fma(ahead_b, buffer, ahead_g * slope))
+        old = load_row(p, INT0, k, size)
+        slope = load_row(g, INT0, k, size) * factor + decay * old
+        buffer = fma(momentum, load_row(b, INT0, k, size), slope)
+        store_row(b, INT0, k, size, buffer)
+        store_row(p, INT0, k, size, old - lr * fma(ahead_b, buffer, ahead_g * slope))
 
 
 @kernel
-def rmsprop(parameter, gradient, mean_square, mean, momentum_buffer, size, lr, decay, alpha,
+def rmsprop(parameter, gradient, mean_square, mean, momentum_buffer, size, factor, lr, decay, alpha,
             new_square, new_mean, eps, momentum, stamp=STAMP):  # fmt: skip
     """Descend along the gradient over the root of its running variance or mean square."""
     p, g = float_pointer(parameter), float_pointer(gradient)
@@ -46,41 +41,41 @@ def rmsprop(parameter, gradient, mean_square, mean, momentum_buffer, size, lr, d
     lr, decay, alpha, eps = np.float32(lr), np.float32(decay), np.float32(alpha), np.float32(eps)
     new_square, new_mean = np.float32(new_square), np.float32(new_mean)
     momentum = np.float32(momentum)
+    factor = np.float32(factor)
     for k in range(INT0, size, LANES):
-        n = _lanes_from(k, size)
-        old = load_first(p, k, n)
-        slope = load_first(g, k, n) + decay * old
-        square = fma(new_square, slope * slope, alpha * load_first(v, k, n))
-        average = load_first(m, k, n)
+        old = load_row(p, INT0, k, size)
+        slope = load_row(g, INT0, k, size) * factor + decay * old
+        square = fma(new_square, slope * slope, alpha * load_row(v, INT0, k, size))
+        average = load_row(m, INT0, k, size)
         average = fma(new_mean, slope - average, average)
         root = square_root(square - average * average) + eps
-        buffer = fma(momentum, load_first(b, k, n), slope / root)
-        store_first(v, k, n, square)
-        store_first(m, k, n, average)
-        store_first(b, k, n, buffer)
-        store_first(p, k, n, old - lr * buffer)
+        buffer = fma(momentum, load_row(b, INT0, k, size), slope / root)
+        store_row(v, INT0, k, size, square)
+        store_row(m, INT0, k, size, average)
+        store_row(b, INT0, k, size, buffer)
+        store_row(p, INT0, k, size, old - lr * buffer)
 
 
 @kernel
-def adam(parameter, gradient, first_moment, second_moment, size, lr, kept, decay, new_first, beta2,
-         new_second, correction, eps, stamp=STAMP):  # fmt: skip
+def adam(parameter, gradient, first_moment, second_moment, size, factor, lr, kept, decay, new_first,
+         beta2, new_second, correction, eps, stamp=STAMP):  # fmt: skip
     """Descend along the first moment over the root of the second."""
     p, g = float_pointer(parameter), float_pointer(gradient)
     m, v = float_pointer(first_moment), float_pointer(second_moment)
     lr, kept, decay, eps = np.float32(lr), np.float32(kept), np.float32(decay), np.float32(eps)
     new_first, beta2, new_second = np.float32(new_first), np.float32(beta2), np.float32(new_second)
     correction = np.float32(correction)
+    factor = np.float32(factor)
     for k in range(INT0, size, LANES):
-        n = _lanes_from(k, size)
-        old = load_first(p, k, n) * kept
-        slope = load_first(g, k, n) + decay * old
-        first = load_first(m, k, n)
+        old = load_row(p, INT0, k, size) * kept
+        slope = load_row(g, INT0, k, size) * factor + decay * old
+        first = load_row(m, INT0, k, size)
         first = fma(new_first, slope - first, first)
-        second = fma(new_second, slope * slope, beta2 * load_first(v, k, n))
-        store_first(m, k, n, first)
-        store_first(v, k, n, second)
+        second = fma(new_second, slope * slope, beta2 * load_row(v, INT0, k, size))
+        store_row(m, INT0, k, size, first)
+        store_row(v, INT0, k, size, second)
         root = fma(square_root(second), correction, eps)
-        store_first(p, k, n, old - lr * (first / root))
+        store_row(p, INT0, k, size, old - lr * (first / root))
 
 
 @kernel

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from fastgates._checks import is_ready
 from fastgates._updates import sum_of_squares
 from fastgates.engine.call import address
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["clip_grad_norm", "clip_grad_value"]
+__all__ = ["clip_grad_norm", "clip_grad_value", "global_norm", "limit_values", "norm_factor"]
 
 
 class HasParameterVector(Protocol):
@@ -58,11 +59,11 @@ def clip_grad_norm(
     """
     vectors = _vectors(gradients)
     _require_positive("max_norm", max_norm)
-    norm = _global_norm(vectors)
-    if max_norm < norm < math.inf:
-        scale = np.float32(max_norm / norm)
+    norm = global_norm(vectors)
+    factor = norm_factor(norm, max_norm)
+    if factor != 1.0:
         for vector in vectors:
-            vector *= scale
+            vector *= np.float32(factor)
     return norm
 
 
@@ -90,11 +91,21 @@ def clip_grad_value(
     """
     vectors = _vectors(gradients)
     _require_positive("clip_value", clip_value)
-    norm = _global_norm(vectors)
+    norm = global_norm(vectors)
+    limit_values(vectors, clip_value)
+    return norm
+
+
+def norm_factor(norm: float, max_norm: float) -> float:
+    """Return what scales gradients down to `max_norm`; 1 where they are less or not finite."""
+    return max_norm / norm if max_norm < norm < math.inf else 1.0
+
+
+def limit_values(vectors: Sequence[NDArray[np.float32]], clip_value: float) -> None:
+    """Limit every entry to [-clip_value, clip_value], in place."""
     limit = np.float32(clip_value)
     for vector in vectors:
         np.clip(vector, -limit, limit, out=vector)
-    return norm
 
 
 def _vectors(
@@ -113,10 +124,11 @@ def _vectors(
     return vectors
 
 
-def _global_norm(vectors: list[NDArray[np.float32]]) -> float:
+def global_norm(vectors: Sequence[NDArray[np.float32]]) -> float:
+    """Return the Euclidean norm over all of them."""
     total = 0.0
     for vector in vectors:
-        flat = np.ascontiguousarray(vector, np.float32)
+        flat = vector if is_ready(vector) else np.ascontiguousarray(vector, np.float32)
         total += sum_of_squares.dispatcher(address(flat), flat.size)
     return math.sqrt(total)
 

@@ -11,9 +11,11 @@ import numpy as np
 
 from ._checks import positive_integer, real_array
 from ._parameters import Gradients, Module, split
+from ._threads import SMALL_WORK
 from ._vecmath import sigmoid_array, tanh_array
 from .engine.call import address
 from .engine.linear import (
+    NARROW,
     SMALL_MAP,
     SMALL_ROWS,
     affine,
@@ -24,7 +26,7 @@ from .engine.linear import (
 )
 from .engine.pack import pack_affine
 
-__all__ = ["Dense", "DenseTape"]
+__all__ = ["ACTIVATIONS", "Dense", "DenseTape"]
 
 
 def _softmax_backward(d_y: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -35,7 +37,7 @@ _Activation = Callable[[np.ndarray], np.ndarray]
 _Derivative = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 # Each activation, and the gradient of its argument from that of its value and the value.
-_ACTIVATIONS: dict[str, tuple[_Activation, _Derivative]] = {
+ACTIVATIONS: dict[str, tuple[_Activation, _Derivative]] = {
     "identity": (lambda z: z, lambda d_y, y: d_y),
     "tanh": (tanh_array, lambda d_y, y: d_y * (1 - y * y)),
     "sigmoid": (sigmoid_array, lambda d_y, y: d_y * y * (1 - y)),
@@ -85,8 +87,8 @@ class Dense(Module):
     ) -> None:
         self.input_size = positive_integer("input_size", input_size)
         self.output_size = positive_integer("output_size", output_size)
-        if activation not in _ACTIVATIONS:
-            raise ValueError(f"activation must be one of {list(_ACTIVATIONS)}, got {activation!r}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {activation!r}")
         self.activation = activation
         self.bias = bool(bias)
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.output_size, self.input_size)}
@@ -159,7 +161,7 @@ class Dense(Module):
         shape = [(f"axis {i}", size) for i, size in enumerate(tape.y.shape)]
         d_y = real_array("d_output", d_output, shape)
         tape.used = True
-        d_z = np.ascontiguousarray(_ACTIVATIONS[self.activation][1](d_y, tape.y), np.float32)
+        d_z = np.ascontiguousarray(ACTIVATIONS[self.activation][1](d_y, tape.y), np.float32)
         d_z = d_z.reshape(-1, self.output_size)
         x = tape.x.reshape(-1, self.input_size)
         vector = np.empty_like(self._vector)
@@ -178,15 +180,17 @@ class Dense(Module):
         if input_gradient:
             weight = self.parameters["weight"]
             panel, zero = pack_affine(weight.T, None)
-            d_x = affine(d_z, panel, zero, self.output_size, self.input_size).reshape(tape.x.shape)
+            d_x = affine(d_z, panel, zero, self.input_size).reshape(tape.x.shape)
         return Gradients(d_x, None, vector, self._shapes)
 
     def _shape_of_x(self) -> tuple[str, tuple[str, int]]:
         return "...", ("input_size", self.input_size)
 
     def _is_small(self, rows: int) -> bool:
-        # Not many rows: the gradient of the weights sums them up one after the other.
-        return rows <= SMALL_ROWS and rows * self.input_size * self.output_size <= SMALL_MAP
+        work = rows * self.input_size * self.output_size
+        if self.output_size <= NARROW:
+            return work < SMALL_WORK
+        return rows <= SMALL_ROWS and work <= SMALL_MAP
 
     def _map(self, x: np.ndarray) -> np.ndarray:
         shape = (*x.shape[:-1], self.output_size)
@@ -200,7 +204,7 @@ class Dense(Module):
             )
         else:
             z = self._large_map(x)
-        y = _ACTIVATIONS[self.activation][0](z) if z.size else z
+        y = ACTIVATIONS[self.activation][0](z) if z.size else z
         return np.ascontiguousarray(y, np.float32).reshape(shape)
 
     def _large_map(self, x: np.ndarray) -> np.ndarray:
@@ -208,4 +212,4 @@ class Dense(Module):
         if packed is None or packed[0] != version:
             values = split(self._vector, self._shapes)
             packed = self._packed = (version, pack_affine(values["weight"], values.get("bias")))
-        return affine(x.reshape(-1, self.input_size), *packed[1], self.input_size, self.output_size)
+        return affine(x.reshape(-1, self.input_size), *packed[1], self.output_size)

@@ -13,17 +13,30 @@ layer takes it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastgates._checks import FLOAT32, is_ready
+from fastgates._training_kernels import (
+    ABSOLUTE,
+    HUBER,
+    QUANTILE,
+    SQUARED,
+    error_loss,
+    softmax_loss,
+)
+from fastgates.engine.call import address
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     Result = tuple[float, NDArray[np.float32]]
+    Masks = tuple[ArrayLike | None, ArrayLike | None, int]  # lengths, sample_weight, washout
 
 __all__ = ["Loss", "NothingCountsError", "cross_entropy", "huber", "mae", "mse", "quantile"]
 
@@ -77,8 +90,8 @@ def mse(
     >>> mse(np.array([1.0, 3.0]), np.array([1.0, 1.0]))
     (2.0, array([0., 2.], dtype=float32))
     """
-    error = _difference(prediction, target)
-    return _mean(_squared, error, _weights(error.shape, lengths, sample_weight, washout))[:2]
+    return Loss("mse")(prediction, target, lengths=lengths, sample_weight=sample_weight,
+                       washout=washout)  # fmt: skip
 
 
 def mae(
@@ -93,8 +106,8 @@ def mae(
 
     Parameters and errors are those of :func:`mse`.
     """
-    error = _difference(prediction, target)
-    return _mean(_absolute, error, _weights(error.shape, lengths, sample_weight, washout))[:2]
+    return Loss("mae")(prediction, target, lengths=lengths, sample_weight=sample_weight,
+                       washout=washout)  # fmt: skip
 
 
 def huber(
@@ -118,9 +131,8 @@ def huber(
     delta : float
         Where the loss turns linear, above 0.
     """
-    error = _difference(prediction, target)
-    entries = _huber_entries(delta)
-    return _mean(entries, error, _weights(error.shape, lengths, sample_weight, washout))[:2]
+    return Loss("huber", delta=delta)(prediction, target, lengths=lengths,
+                                      sample_weight=sample_weight, washout=washout)  # fmt: skip
 
 
 def quantile(
@@ -148,7 +160,8 @@ def quantile(
     lengths, sample_weight, washout
         As in :func:`mse`.
     """
-    return _quantile(prediction, target, quantiles, lengths, sample_weight, washout)[:2]
+    loss = Loss("quantile", quantiles=quantiles)
+    return loss(prediction, target, lengths=lengths, sample_weight=sample_weight, washout=washout)
 
 
 def cross_entropy(
@@ -198,7 +211,8 @@ def cross_entropy(
     >>> round(loss, 6), d_logits.tolist()
     (0.693147, [[0.5, -0.5]])
     """
-    return _cross_entropy(logits, labels, class_weight, lengths, sample_weight, washout)[:2]
+    masks = (lengths, sample_weight, washout)
+    return _cross_entropy(logits, labels, class_weight, masks)[:2]
 
 
 @dataclass(frozen=True)
@@ -286,17 +300,24 @@ class Loss:
         lengths: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         washout: int = 0,
+        out: NDArray[np.float32] | None = None,
     ) -> tuple[float, NDArray[np.float32], float]:
-        """Return the loss, its gradient, and the sum of the weights that it is a mean over."""
+        """Return the loss, its gradient, and the sum of the weights that it is a mean over.
+
+        The gradient is written to `out`, contiguous in the shape of `prediction`, if that is given.
+        """
+        masks = (lengths, sample_weight, washout)
         if self.name == "cross_entropy":
             weight = self.options.get("class_weight")
-            return _cross_entropy(prediction, target, weight, lengths, sample_weight, washout)
-        if self.name == "quantile":
-            quantiles = self.options["quantiles"]
-            return _quantile(prediction, target, quantiles, lengths, sample_weight, washout)
-        entries = _ENTRIES.get(self.name) or _huber_entries(self.options["delta"])
-        error = _difference(prediction, target)
-        return _mean(entries, error, _weights(error.shape, lengths, sample_weight, washout))
+            return _cross_entropy(prediction, target, weight, masks, out)
+        kind, options = self._kind
+        return _of_errors(kind, options, prediction, target, masks, out)
+
+    @cached_property
+    def _kind(self) -> tuple[int, NDArray[np.float64]]:
+        """Return what the kernel knows the loss by, and its options as numbers."""
+        options = self.options.get("quantiles", [self.options.get("delta", 0.0)])
+        return _KINDS[self.name], np.array(options, np.float64)
 
 
 def _make_loss(name: str, options: Mapping[str, Any]) -> Loss:
@@ -314,88 +335,55 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "cross_entropy": ("class_weight",),
 }
 
-# From errors to the loss of each entry and its derivative.
-_Entries = Callable[[Any], tuple[Any, Any]]
+_KINDS = {"mse": SQUARED, "mae": ABSOLUTE, "huber": HUBER, "quantile": QUANTILE}
 
 
-def _squared(error: Any) -> tuple[Any, Any]:
-    return np.square(error), 2.0 * error
-
-
-def _absolute(error: Any) -> tuple[Any, Any]:
-    return np.abs(error), np.sign(error)
-
-
-_ENTRIES: dict[str, _Entries] = {"mse": _squared, "mae": _absolute}
-
-
-def _huber_entries(delta: float) -> _Entries:
-    delta = _checked_delta(delta)
-
-    def entries(error: Any) -> tuple[Any, Any]:
-        slope = np.clip(error, -delta, delta)
-        return slope * (error - 0.5 * slope), slope
-
-    return entries
-
-
-def _mean(
-    entries: _Entries, error: NDArray[np.float64], weights: NDArray[np.float64] | None
-) -> tuple[float, NDArray[np.float32], float]:
-    """Return the weighted mean of the entries' losses, its gradient, the sum of weights."""
-    # A diverged model gives inf or NaN, without a warning. What does not count may hold anything.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if weights is None:
-            loss, slope = entries(error)
-            slope *= 1.0 / error.size
-            mean = float(np.add.reduce(loss, axis=None)) / error.size
-            return mean, slope.astype(np.float32), float(error.size)
-        weights = np.broadcast_to(weights, error.shape)
-        loss, slope = entries(np.where(weights > 0, error, 0.0))
-        total = float(weights.sum())
-        slope *= weights / total
-        return float((loss * weights).sum() / total), slope.astype(np.float32), total
-
-
-def _quantile(
+def _of_errors(
+    kind: int,
+    options: NDArray[np.float64],
     prediction: ArrayLike,
     target: ArrayLike,
-    quantiles: ArrayLike,
-    lengths: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-    washout: int,
+    masks: Masks,
+    out: NDArray[np.float32] | None,
 ) -> tuple[float, NDArray[np.float32], float]:
-    levels = _checked_quantiles(quantiles)
-    prediction, target = _real("prediction", prediction), _real("target", target)
-    shape = (*target.shape[:-1], target.shape[-1] * levels.size) if target.ndim else None
-    if prediction.shape != shape:
+    """Return the weighted mean of the losses of errors, its gradient, the sum of weights."""
+    prediction, target = _numbers("prediction", prediction), _numbers("target", target)
+    levels = options.size if kind == QUANTILE else 1
+    shape = target.shape
+    if kind == QUANTILE:
+        wanted = (*shape[:-1], shape[-1] * levels) if shape else None
+        if prediction.shape != wanted:
+            raise ValueError(
+                f"prediction must have {levels} quantiles side by side for each target: shape "
+                f"{wanted} for a target of shape {shape}, got {prediction.shape}"
+            )
+    elif prediction.shape != shape:
         raise ValueError(
-            f"prediction must have {levels.size} quantiles side by side for each target: shape "
-            f"{shape} for a target of shape {target.shape}, got {prediction.shape}"
+            f"target must have the shape of prediction, {prediction.shape}, got {shape}: "
+            "reshape one of them, shapes are not broadcast"
         )
-    side_by_side = prediction.reshape(*target.shape, levels.size)
-    repeated = np.broadcast_to(target[..., None], side_by_side.shape)
-
-    def entries(error: Any) -> tuple[Any, Any]:  # of prediction - target
-        slope = np.where(error > 0, 1.0 - levels, -levels)
-        return slope * error, np.where(error == 0, 0.0, slope)
-
-    weights = _weights(target.shape, lengths, sample_weight, washout)
-    if weights is not None:
-        weights = weights[..., None]
-    loss, slope, total = _mean(entries, _difference(side_by_side, repeated), weights)
-    return loss, slope.reshape(prediction.shape), total
+    size = prediction.size
+    if size == 0:
+        raise ValueError(f"prediction must hold at least one entry, got shape {prediction.shape}")
+    weights = _weights(shape, *masks)
+    group = 1 if weights is None else size // weights.size
+    total = float(size) if weights is None else float(weights.sum()) * group
+    gradient = np.empty(prediction.shape, np.float32) if out is None else out
+    loss = error_loss.dispatcher(
+        kind, address(prediction), _is_double(prediction), address(target), _is_double(target),
+        size, address(options), options.size, address(weights), group, total, address(gradient),
+    )  # fmt: skip
+    return loss, gradient, total
 
 
 def _cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
     class_weight: ArrayLike | None,
-    lengths: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-    washout: int,
+    masks: Masks,
+    out: NDArray[np.float32] | None = None,
 ) -> tuple[float, NDArray[np.float32], float]:
-    logits = _real("logits", logits)
+    logits = _numbers("logits", logits)
     labels = np.asarray(labels)
     if logits.ndim == 0 or logits.size == 0:
         raise ValueError(f"logits must have shape (..., classes >= 1), got {logits.shape}")
@@ -407,38 +395,26 @@ def _cross_entropy(
             f"without the classes, got {labels.shape}"
         )
     classes = logits.shape[-1]
-    weights = _weights(logits.shape, lengths, sample_weight, washout)
-    if weights is not None:
-        weights = np.broadcast_to(weights[..., 0], labels.shape)
-        labels = np.where(weights > 0, labels, 0)
-    check_labels(labels, classes)
-    rows = labels.reshape(-1).astype(np.intp)
-    if weights is not None:
-        weights = weights.reshape(-1)
-    if class_weight is not None:
-        of_class = _checked_class_weight(np.asarray(class_weight, dtype=np.float64), classes)[rows]
-        weights = of_class if weights is None else weights * of_class
-    index = np.arange(rows.size)
-    shifted = logits.reshape(rows.size, classes).astype(np.float64)
-    if weights is not None:
-        shifted[weights == 0] = 0.0
-    with np.errstate(invalid="ignore"):  # inf - inf: the loss is then NaN, without a warning
-        shifted -= shifted.max(axis=1, keepdims=True)
-    probability = np.exp(shifted)
-    total = probability.sum(axis=1)
-    losses = np.log(total) - shifted[index, rows]
-    probability /= total[:, None]
-    probability[index, rows] -= 1.0
+    weights = _weights(logits.shape, *masks)
+    rows = np.ascontiguousarray(labels, np.int64)
     if weights is None:
-        loss, weight = float(np.mean(losses)), float(rows.size)
-        probability /= rows.size
+        check_labels(rows, classes)
     else:
-        weight = float(weights.sum())
-        if weight == 0:
-            raise NothingCountsError("the classes of all labels that count weigh 0")
-        loss = float((losses * weights).sum() / weight)
-        probability *= (weights / weight)[:, None]
-    return loss, probability.astype(np.float32).reshape(logits.shape), weight
+        counts = np.broadcast_to(weights[..., 0] > 0, rows.shape)
+        check_labels(np.where(counts, rows, 0), classes)
+    of_class = None
+    if class_weight is not None:
+        of_class = _checked_class_weight(np.asarray(class_weight, dtype=np.float64), classes)
+    group = 1 if weights is None else rows.size // weights.size
+    gradient = np.empty(logits.shape, np.float32) if out is None else out
+    loss = np.empty(1)
+    total = softmax_loss.dispatcher(
+        address(logits), _is_double(logits), address(rows), rows.size, classes, address(of_class),
+        address(weights), group, address(gradient), address(loss),
+    )  # fmt: skip
+    if total == 0:
+        raise NothingCountsError("the classes of all labels that count weigh 0")
+    return float(loss[0]), gradient, total
 
 
 def _weights(
@@ -490,6 +466,7 @@ def _weights(
             f"nothing counts in the loss: lengths, sample_weight and washout={washout} "
             "leave no step"
         )
+    weights = np.ascontiguousarray(weights)
     return weights.reshape(*weights.shape, *(1,) * (len(shape) - 2))
 
 
@@ -502,20 +479,6 @@ def check_labels(labels: NDArray[Any], classes: int) -> None:
             f"labels must be 0 to {classes - 1} (logits have {classes} classes), "
             f"got {int(labels[where])} at index {where}"
         )
-
-
-def _difference(prediction: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
-    prediction = _real("prediction", prediction)
-    target = _real("target", target)
-    if prediction.shape != target.shape:
-        raise ValueError(
-            f"target must have the shape of prediction, {prediction.shape}, got {target.shape}: "
-            "reshape one of them, shapes are not broadcast"
-        )
-    if prediction.size == 0:
-        raise ValueError(f"prediction must hold at least one entry, got shape {prediction.shape}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.subtract(prediction, target, dtype=np.float64)
 
 
 def _checked_quantiles(quantiles: ArrayLike) -> NDArray[np.float64]:
@@ -536,7 +499,7 @@ def _checked_class_weight(weight: NDArray[np.float64], classes: int) -> NDArray[
         raise ValueError(f"class_weight must have shape (classes={classes},), got {weight.shape}")
     if not (weight >= 0).all() or not np.isfinite(weight).all() or not weight.any():
         raise ValueError(f"class_weight must hold numbers of at least 0, got {weight}")
-    return weight
+    return np.ascontiguousarray(weight)
 
 
 def _real(name: str, values: ArrayLike) -> NDArray[Any]:
@@ -544,3 +507,16 @@ def _real(name: str, values: ArrayLike) -> NDArray[Any]:
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     return array
+
+
+def _numbers(name: str, values: ArrayLike) -> NDArray[Any]:
+    """Return contiguous float32 or float64."""
+    if is_ready(values):
+        return values  # type: ignore[return-value]
+    array = _real(name, values)
+    dtype = array.dtype if array.dtype in (np.float32, np.float64) else np.float64
+    return np.ascontiguousarray(array, dtype).reshape(array.shape)
+
+
+def _is_double(array: NDArray[Any]) -> int:
+    return 0 if array.dtype is FLOAT32 else int(array.dtype == np.float64)

@@ -101,15 +101,18 @@ class Optimizer:
         ValueError
             If their number, or the size of one, does not match; nothing is changed then.
         """
-        vectors = self._check(gradients)
+        self._descend(self._check(gradients))
+
+    def _descend(self, vectors: Sequence[Vector], factor: float = 1.0) -> None:
+        """Take a step along checked gradients, scaled by a factor."""
         self.steps += 1
         for module, vector, buffers in zip(self._modules, vectors, self._buffers, strict=True):
             if isinstance(module, _parameters.Module):  # its door without views of all parameters
-                self._update(module._vector, vector, buffers)
+                self._update(module._vector, vector, factor, buffers)
                 module._changed()
             else:
                 with module.edit_parameters() as parameters:
-                    self._update(parameters.vector, vector, buffers)
+                    self._update(parameters.vector, vector, factor, buffers)
 
     def state_dict(self) -> dict[str, Any]:
         """Copy the settings, the step count and every buffer.
@@ -199,8 +202,10 @@ class Optimizer:
             vectors.append(np.ascontiguousarray(vector, np.float32))
         return vectors
 
-    def _update(self, parameter: Vector, gradient: Vector, buffers: dict[str, Vector]) -> None:
-        """Change `parameter` in place."""
+    def _update(
+        self, parameter: Vector, gradient: Vector, factor: float, buffers: dict[str, Vector]
+    ) -> None:
+        """Change `parameter` in place, by `factor` times the gradient."""
         raise TypeError("use SGD, RMSprop, Adam or AdamW, the base class has no update rule")
 
 
@@ -256,7 +261,9 @@ class Adam(Optimizer):
         self.betas = (float(betas[0]), float(betas[1]))
         self.eps = _positive("eps", eps)
 
-    def _update(self, parameter: Vector, gradient: Vector, buffers: dict[str, Vector]) -> None:
+    def _update(
+        self, parameter: Vector, gradient: Vector, factor: float, buffers: dict[str, Vector]
+    ) -> None:
         beta1, beta2 = self.betas
         kept, decay = 1.0, self.weight_decay
         if self._decoupled:
@@ -267,6 +274,7 @@ class Adam(Optimizer):
             address(buffers["first_moment"]),
             address(buffers["second_moment"]),
             parameter.size,
+            factor,
             float(self.lr) / (1.0 - beta1**self.steps),
             kept,
             decay,
@@ -364,7 +372,9 @@ class RMSprop(Optimizer):
         self.momentum = _fraction("momentum", momentum)
         self.centered = bool(centered)
 
-    def _update(self, parameter: Vector, gradient: Vector, buffers: dict[str, Vector]) -> None:
+    def _update(
+        self, parameter: Vector, gradient: Vector, factor: float, buffers: dict[str, Vector]
+    ) -> None:
         _updates.rmsprop.dispatcher(
             address(parameter),
             address(gradient),
@@ -372,6 +382,7 @@ class RMSprop(Optimizer):
             address(buffers["mean"]),
             address(buffers["momentum_buffer"]),
             parameter.size,
+            factor,
             float(self.lr),
             self.weight_decay,
             self.alpha,
@@ -432,7 +443,9 @@ class SGD(Optimizer):
             raise ValueError("nesterov needs momentum > 0, got momentum=0.0")
         self.nesterov = bool(nesterov)
 
-    def _update(self, parameter: Vector, gradient: Vector, buffers: dict[str, Vector]) -> None:
+    def _update(
+        self, parameter: Vector, gradient: Vector, factor: float, buffers: dict[str, Vector]
+    ) -> None:
         # p - lr (1 g + momentum b) with nesterov, p - lr (0 g + 1 b) without.
         ahead = (1.0, self.momentum) if self.nesterov else (0.0, 1.0)
         _updates.sgd.dispatcher(
@@ -440,6 +453,7 @@ class SGD(Optimizer):
             address(gradient),
             address(buffers["momentum_buffer"]),
             parameter.size,
+            factor,
             float(self.lr),
             self.weight_decay,
             self.momentum,

@@ -27,8 +27,8 @@ import numpy as np
 from . import _checkpoint
 from ._checks import positive_integer
 from ._sequences import Sequences, windows
-from .clipping import clip_grad_norm, clip_grad_value
-from .models import Model
+from .clipping import global_norm, limit_values, norm_factor
+from .models import Learn, Model
 from .optimizers import Optimizer, make_optimizer
 from .schedules import Constant, Schedule, make_schedule
 
@@ -348,7 +348,8 @@ class Trainer:
 
         self.history = History()
         self.epoch = self.step = self.steps_per_epoch = 0
-        self.batch: Sequences | None = None
+        self._data: Sequences | None = None  # of this fit
+        self._rows = np.empty(0, np.int64)  # of the minibatch of this step
         self.loss = self.gradient_norm = self.validation_loss = math.nan
         self.learning_rate = self._rate
         self.best_loss, self.best_epoch = math.inf, 0
@@ -358,6 +359,17 @@ class Trainer:
         self._position = 0  # steps taken in this epoch
         self._sums = _Sums()
         self._stop_reason = ""
+
+    @property
+    def batch(self) -> Sequences | None:
+        """The minibatch of this step, gathered when it is asked for; None before the first."""
+        if self._data is None or self._rows.size == 0:
+            return None
+        return self._data.take(self._rows)
+
+    def _keep_batch(self) -> None:
+        """Keep the last minibatch, not all of the data."""
+        self._data, self._rows = self.batch, np.arange(len(self._rows))
 
     def stop(self, reason: str = "callback") -> None:
         """End the training after this step (or epoch, from ``on_epoch_end``)."""
@@ -443,6 +455,8 @@ class Trainer:
                     if self._best is not None:
                         self._set_weights(self._best)
                     raise
+                finally:
+                    self._keep_batch()
         if not self._stop_reason:
             self._stop_reason = "max_epochs"
         self.history.stop_reason = self._stop_reason
@@ -470,6 +484,8 @@ class Trainer:
         facts: dict[str, Any],
         bar: _Bar,
     ) -> None:
+        learn = self.model._learner(data)
+        self._data, self._rows = data, self._rows[:0]
         while not self._stop_reason and (self.epoch < last_epoch or self._position):
             if self._position == 0:
                 self.epoch += 1
@@ -478,8 +494,10 @@ class Trainer:
             began = time.perf_counter()
             while self._position < self.steps_per_epoch and not self._stop_reason:
                 start = self._position * self.batch_size
-                self._step(data.take(order[start : start + self.batch_size]))
-                self._call("on_step_end")
+                self._rows = order[start : start + self.batch_size]
+                self._step(learn)
+                if self.callbacks:
+                    self._call("on_step_end")
                 bar.update()
                 every = self.checkpoint_steps
                 if (
@@ -507,33 +525,34 @@ class Trainer:
             return np.arange(count)
         return np.random.default_rng([self.seed, self.epoch]).permutation(count)
 
-    def _step(self, batch: Sequences) -> None:
-        model, optimizer = self.model, self.optimizer
-        self.batch = batch
+    def _step(self, learn: Learn) -> None:
+        optimizer = self.optimizer
         with np.errstate(over="ignore", invalid="ignore"):  # divergence is an error below
-            self.loss, gradients, weight = model.gradients(batch)
-            self.gradient_norm = self._clip(gradients)
+            self.loss, vector, weight = learn(self._rows)
+            self.gradient_norm, factor = self._clip(vector)
         if not (math.isfinite(self.loss) and math.isfinite(self.gradient_norm)):
             self._diverged(f"loss {self.loss:g}, gradient norm {self.gradient_norm:g}")
         time_now = self.epoch - 1 + self._position / self.steps_per_epoch
         self.learning_rate = self._rate * self.schedule.factor(time_now)
-        self._good = model.parameter_vector.copy()
+        if self._good is None:
+            self._good = self.model.parameter_vector.copy()
+        else:
+            np.copyto(self._good, self.model._vector)
         optimizer.lr = self.learning_rate
         if optimizer.lr > 0 and weight > 0:
-            optimizer.step(gradients)
+            optimizer._descend((vector,), factor)
         self.step += 1
         self._position += 1
         self._sums.add(self.loss, weight, self.gradient_norm)
         self.history._add_step(self.loss, self.gradient_norm, self.learning_rate)
 
-    def _clip(self, gradients: Any) -> float:
-        """Clip the gradients; return the norm before."""
-        if self.clip_value is None:
-            return clip_grad_norm(gradients, self.clip_norm or math.inf)
-        norm = clip_grad_value(gradients, self.clip_value)
-        if self.clip_norm is not None and math.isfinite(norm):
-            clip_grad_norm(gradients, self.clip_norm)
-        return norm
+    def _clip(self, vector: np.ndarray) -> tuple[float, float]:
+        """Clip the values of gradients; return their norm before, and by what to scale them."""
+        norm = clipped = global_norm((vector,))
+        if self.clip_value is not None:
+            limit_values((vector,), self.clip_value)
+            clipped = global_norm((vector,))
+        return norm, 1.0 if self.clip_norm is None else norm_factor(clipped, self.clip_norm)
 
     def _end_epoch(self, validation: Sequences | None) -> None:
         sums = self._sums

@@ -144,6 +144,25 @@ def test_callbacks():
     assert job.history.stop_reason == "enough"
 
 
+def test_the_minibatch_of_a_step():
+    data, seen = sequences(), []
+
+    class Watch(fg.training.Callback):
+        def on_step_end(self, trainer):
+            seen.append(trainer.batch)
+
+    job = fg.Trainer(model(), batch_size=16, max_epochs=1, seed=5, callbacks=[Watch()])
+    assert job.batch is None
+    job.fit(data)
+    order = np.random.default_rng([5, 1]).permutation(40)
+    for number, batch in enumerate(seen):
+        rows = order[16 * number : 16 * (number + 1)]
+        assert np.array_equal(batch.x, data.x[rows]) and np.array_equal(batch.y, data.y[rows])
+    # After the fit it is all that the trainer holds of the data.
+    assert np.array_equal(job.batch.x, seen[-1].x)
+    assert not np.shares_memory(job.batch.x, data.x) and len(job._data) == 8
+
+
 def test_progress(capsys):
     data, validation = sequences().split(0.2)
     fit(validation, data, progress=True)

@@ -10,7 +10,8 @@ gradients the other way.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -241,18 +242,36 @@ class LayerPacking:
         _pack_layer.dispatcher(address(self._layer), *places[:4], unit_constant, at, transposed_at)
         return packed, tuple([0 if start is None else at + start for start in starts])
 
+    def again(
+        self, places: Sequence[int], unit_constant: int, packed: np.ndarray
+    ) -> Callable[[], None]:
+        """Return what fills anew the array that :meth:`pack` made for both ways."""
+        at = address(packed)
+        return partial(
+            _pack_layer.dispatcher,
+            *(address(self._layer), *places[:4], unit_constant, at, at + self._transposed_at),
+        )
+
 
 _ONE_SLOT = np.zeros(1, np.int64)
 
 
-def pack_affine(weight: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Pack a weight matrix (outputs, inputs), and its bias padded with zeros."""
+def pack_affine(
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    packed: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pack a weight matrix (outputs, inputs), and its bias padded with zeros.
+
+    `packed` is what an earlier call returned, to be filled anew.
+    """
     (rows, columns), weight = weight.shape, np.ascontiguousarray(weight)
-    width = n_blocks_of(rows) * LANES
-    packed_bias = aligned_empty(width)
-    packed_bias[:] = 0
+    if packed is None:
+        width = n_blocks_of(rows) * LANES
+        packed = aligned_empty(width * columns), aligned_empty(width)
+        packed[1][:] = 0
+    panel, packed_bias = packed
     if bias is not None:
         packed_bias[:rows] = bias
-    panel = aligned_empty(width * columns)
-    _pack_matrix(address(weight), address(_ONE_SLOT), rows, columns, address(panel))
-    return panel, packed_bias
+    _pack_matrix.dispatcher(address(weight), address(_ONE_SLOT), rows, columns, address(panel))
+    return packed

@@ -19,8 +19,16 @@ Q outputs for each target (quantiles, else 1), E further inputs, H horizon.
 
 from __future__ import annotations
 
-from ._base import LAYERS, Model, make_layer
+from ._base import LAYERS, Learn, Model, make_layer
 from ._feedback import EncoderDecoder, FreeRunModel
 from ._sequence import SequenceModel
 
-__all__ = ["LAYERS", "EncoderDecoder", "FreeRunModel", "Model", "SequenceModel", "make_layer"]
+__all__ = [
+    "LAYERS",
+    "EncoderDecoder",
+    "FreeRunModel",
+    "Learn",
+    "Model",
+    "SequenceModel",
+    "make_layer",
+]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import cells
 from .._checks import positive_integer
+from .._feed import Feed
 from .._parameters import Gradients, Module
 from .._sequences import Sequences, check_finite, moments
 from .._series import batches
@@ -20,7 +21,19 @@ from ..losses import Loss, NothingCountsError, check_labels
 from ..sequential import Scaling, Sequential
 from ._states import EstimatedState, LearnedState, States
 
-__all__ = ["LAYERS", "Model", "check_network", "check_states", "make_layer", "no_scaling", "seeds"]
+__all__ = [
+    "LAYERS",
+    "Learn",
+    "Model",
+    "check_network",
+    "check_states",
+    "make_layer",
+    "no_scaling",
+    "seeds",
+]
+
+Learn = Callable[[np.ndarray], tuple[float, np.ndarray, float]]
+"""From numbers of sequences to their loss, its gradients in one vector, and the sum of weights."""
 
 INITIAL_STATES = ("zero", "given", "learned", "estimated")
 
@@ -75,8 +88,9 @@ def make_layer(
 class Model(Module):
     """Base of the models: parts in one flat vector, scaling, initial states, evaluation.
 
-    A subclass writes ``_run`` (outputs without tape), ``forward``, ``backward``, ``_targets`` and
-    ``_check_axes``.
+    A subclass writes ``_run`` (outputs without tape), ``_forward``, ``backward``, ``_targets`` and
+    ``_check_axes``. What begins with an underscore takes data in the networks' units, from a
+    :class:`~fastgates._feed.Feed`.
 
     Parameters
     ----------
@@ -245,11 +259,17 @@ class Model(Module):
             lengths = data.lengths if self.per_step else None
             set_scaling(self.output_scaling, *moments(data.y, lengths))
 
-    def _scaled_inputs(self, x: Any) -> Any:
-        return x if self.input_scaling is None or x is None else self.input_scaling(x)
+    def _feed(self, data: Sequences) -> Feed:
+        """Return checked data, ready to be taken in the networks' units."""
+        return Feed(data, {"x": self.input_scaling} | self._scaled_fields())
 
-    def _scaled_targets(self, y: Any) -> Any:
-        return y if self.output_scaling is None or y is None else self.output_scaling(y)
+    def _scaled_fields(self) -> dict[str, Scaling]:
+        """Return how fields other than the inputs are scaled."""
+        return {} if self.output_scaling is None else {"y": self.output_scaling}
+
+    def _in_units(self, data: Sequences) -> Sequences:
+        """Return checked data in the networks' units."""
+        return self._feed(data).take(np.arange(len(data)))
 
     def _output_scaling(self) -> Scaling | None:
         """Return the way back, of all outputs."""
@@ -274,17 +294,15 @@ class Model(Module):
             raise ValueError(f"only a learned initial state is known, got {self.initial_state!r}")
         return self._state.forward(batch_size)
 
-    def _start(
-        self, data: Sequences, x: Any, y: Any, keep: bool
-    ) -> tuple[tuple[State, ...] | None, Any]:
-        """Return the initial states for scaled inputs and targets, and their tape."""
+    def _start(self, data: Sequences, keep: bool) -> tuple[tuple[State, ...] | None, Any]:
+        """Return the initial states, and their tape."""
         if self.initial_state == "given":
             return data.initial_state, None
         if isinstance(self._state, LearnedState):
             return self._state.forward(len(data)), None
         if isinstance(self._state, EstimatedState):
-            features = [] if x is None else [x]
-            features += [y] if self.estimate_from_targets else []
+            features = [] if data.x is None else [data.x]
+            features += [data.y] if self.estimate_from_targets else []
             if keep:
                 return self._state.forward(features, data.lengths)
             return self._state(features, data.lengths), None
@@ -400,7 +418,28 @@ class Model(Module):
     # -- Training and evaluation -------------------------------------------------------------------
 
     def forward(self, data: Sequences, training: bool = False) -> tuple[np.ndarray, Any]:
-        """Return the outputs in the network's units and what :meth:`backward` needs."""
+        """Run over checked data.
+
+        Parameters
+        ----------
+        data : Sequences
+            As :meth:`check` returns it.
+        training : bool
+            Whether dropout is applied.
+
+        Returns
+        -------
+        output : ndarray of float32
+            In the network's units: of each step (B, T, output_size), of each sequence
+            (B, output_size), of the steps after the context or of the horizon.
+        tape
+            For :meth:`backward`. ``tape.network`` is that of the network; where outputs are fed
+            back, that of the given steps and one for each step after. ``tape.encoder`` is that of
+            an encoder.
+        """
+        return self._forward(self._in_units(data), training)
+
+    def _forward(self, data: Sequences, training: bool) -> tuple[np.ndarray, Any]:
         raise TypeError("use SequenceModel, FreeRunModel or EncoderDecoder, the base runs nothing")
 
     def backward(self, tape: Any, d_output: np.ndarray, state_gradients: bool = False) -> Gradients:
@@ -413,7 +452,7 @@ class Model(Module):
         raise TypeError("use SequenceModel, FreeRunModel or EncoderDecoder, the base runs nothing")
 
     def _run(self, data: Sequences) -> np.ndarray:
-        """Return the outputs of :meth:`forward`, keeping nothing."""
+        """Return the outputs of :meth:`_forward`, keeping nothing."""
         raise TypeError("use SequenceModel, FreeRunModel or EncoderDecoder, the base runs nothing")
 
     def _targets(self, data: Sequences) -> tuple[Any, Any, Any, int]:
@@ -430,11 +469,18 @@ class Model(Module):
         data : Sequences
             Checked, with targets.
         """
-        y, lengths, weight, washout = self._targets(data)
+        return self._loss_of(output, self._in_units(data.replace(x=None, x_future=None)))
+
+    def _loss_of(
+        self, output: np.ndarray, data: Sequences, out: np.ndarray | None = None
+    ) -> tuple[float, np.ndarray, float]:
+        """Return what :meth:`loss_of` does; the gradient is written to `out`."""
+        gradient = np.empty(output.shape, np.float32) if out is None else out
         try:
-            return self.loss.weighted(output, self._scaled_targets(y), lengths, weight, washout)
+            return self.loss.weighted(output, *self._targets(data), out=gradient)
         except NothingCountsError:  # a minibatch of short sequences, say: it has no say
-            return 0.0, np.zeros(output.shape, np.float32), 0.0
+            gradient[...] = 0
+            return 0.0, gradient, 0.0
 
     def gradients(self, data: Sequences, training: bool = True) -> tuple[float, Gradients, float]:
         """Return the loss of checked data, its gradients, and the sum of weights.
@@ -446,9 +492,27 @@ class Model(Module):
         training : bool
             Whether dropout is applied.
         """
-        output, tape = self.forward(data, training)
-        loss, d_output, weight = self.loss_of(output, data)
+        return self._gradients_of(self._in_units(data), training)
+
+    def _gradients_of(
+        self, data: Sequences, training: bool = True
+    ) -> tuple[float, Gradients, float]:
+        output, tape = self._forward(data, training)
+        loss, d_output, weight = self._loss_of(output, data)
         return loss, self.backward(tape, d_output), weight
+
+    def _learner(self, data: Sequences) -> Learn:
+        """Return what gives the loss, gradients and weight of some of the rows of checked data.
+
+        The vector of the gradients is good until the next call.
+        """
+        feed = self._feed(data)
+
+        def learn(rows: np.ndarray) -> tuple[float, np.ndarray, float]:
+            loss, gradients, weight = self._gradients_of(feed.take(rows))
+            return loss, gradients.parameter_vector, weight
+
+        return learn
 
     def evaluate(self, data: Sequences, batch_size: int = 512) -> float:
         """Return the mean loss of data, in the network's units, without dropout."""
@@ -456,20 +520,23 @@ class Model(Module):
 
     def _evaluate(self, data: Sequences, batch_size: int = 512) -> float:
         total = weight = 0.0
-        for rows in batches(len(data), batch_size):
-            part = data.take(rows)
-            loss, _, counted = self.loss_of(self._run(part), part)
+        for part in self._parts_of(data, batch_size):
+            loss, _, counted = self._loss_of(self._run(part), part)
             total += loss * counted
             weight += counted
         return total / weight
+
+    def _parts_of(self, data: Sequences, batch_size: int) -> Iterator[Sequences]:
+        """Return checked data in the networks' units, some sequences at a time."""
+        feed, numbers = self._feed(data), np.arange(len(data))
+        return (feed.take(numbers[rows]) for rows in batches(len(data), batch_size))
 
     def _predict(self, data: Sequences, batch_size: int) -> np.ndarray:
         """Return the outputs of checked data in the user's units."""
         size = positive_integer("batch_size", batch_size)
         back = self._output_scaling()
         parts = []
-        for rows in batches(len(data), size):
-            part = data.take(rows)
+        for part in self._parts_of(data, size):
             output = self._run(part)
             if self.loss.classifies:
                 output = softmax_rows(output.reshape(-1, self.output_size)).reshape(output.shape)

@@ -309,16 +309,17 @@ class FreeRunModel(Model):
                 f"got {weight.shape}"
             )
 
-    def _prepared(self, data: Sequences, given: int) -> tuple[Any, Any, np.ndarray]:
-        """Return scaled inputs and values, and what the network reads up to time `given`."""
-        x, y = self._scaled_inputs(data.x), self._scaled_targets(data.y)
+    def _prepared(self, data: Sequences, given: int) -> tuple[Sequences, np.ndarray]:
+        """Return the data without padding, and what the network reads up to time `given`."""
+        x, y = data.x, data.y
         if data.lengths is not None:  # past the ends there may be anything
             past = (np.arange(y.shape[1]) >= data.lengths[:, None])[..., None]
             x, y = None if x is None else np.where(past, 0, x), np.where(past, 0, y)
+            data = data.replace(x=x, y=y)
         read = y[:, :given]
         if x is not None:
             read = np.concatenate([read, x[:, 1 : given + 1]], axis=-1)
-        return x, y, read
+        return data, read
 
     def _run(self, data: Sequences) -> np.ndarray:
         return self._pass(data, False, keep=False, free=True)[0]
@@ -328,33 +329,16 @@ class FreeRunModel(Model):
     ) -> tuple[np.ndarray, _Run]:
         time = data.y.shape[1]
         given = self.context if free else time - 1
-        x, y, read = self._prepared(data, given)
-        states, start = self._start(data, x, y, keep)
-        further = None if x is None else x[:, given + 1 :]
+        data, read = self._prepared(data, given)
+        states, start = self._start(data, keep)
+        further = None if data.x is None else data.x[:, given + 1 :]
         outputs, tapes = self._loop.run(
             read, states, further, time - 1 - given, keep=keep, training=training
         )
         skipped = self.context - 1
         return outputs[:, skipped:], _Run(tapes, start, skipped)
 
-    def forward(self, data: Sequences, training: bool = False) -> tuple[np.ndarray, _Run]:
-        """Run over checked data.
-
-        Parameters
-        ----------
-        data : Sequences
-            As ``check`` returns it.
-        training : bool
-            Whether dropout is applied.
-
-        Returns
-        -------
-        output : ndarray of float32, shape (B, T - context, O * Q)
-            For the steps after the context, in the network's units.
-        tape
-            For :meth:`backward`; ``tape.network`` has a tape of the network for the context and one
-            for each step after.
-        """
+    def _forward(self, data: Sequences, training: bool) -> tuple[np.ndarray, _Run]:
         return self._pass(data, training, keep=True, free=self.training == "free")
 
     def backward(
@@ -646,6 +630,10 @@ class EncoderDecoder(Model):
         future = {} if self.future_scaling is None else {"future_scaling": self.future_scaling}
         return super()._scalings() | future
 
+    def _scaled_fields(self) -> dict[str, Scaling]:
+        future = {} if self.future_scaling is None else {"x_future": self.future_scaling}
+        return super()._scaled_fields() | future
+
     def _fit_scaling(self, data: Sequences) -> None:
         if not self.feedback:
             super()._fit_scaling(data)
@@ -687,54 +675,36 @@ class EncoderDecoder(Model):
 
     # -- Passes ------------------------------------------------------------------------------------
 
-    def _inputs(self, data: Sequences, free: bool) -> tuple[Any, np.ndarray, Any, int]:
-        """Return the past, what the decoder reads first, future inputs after, and free steps."""
-        x = self._scaled_inputs(data.x)
-        future = data.x_future
-        if self.future_scaling is not None:
-            future = self.future_scaling(future)
+    def _inputs(self, data: Sequences, free: bool) -> tuple[np.ndarray, Any, int]:
+        """Return what the decoder reads first, future inputs after, and free steps."""
+        x, future = data.x, data.x_future
         if not self.feedback:
-            return x, np.asarray(future), None, 0
+            return np.asarray(future), None, 0
         ends = -1 if data.lengths is None else data.lengths - 1
-        last = np.asarray(x)[np.arange(len(x)), ends][:, list(self.target_columns)]
+        last = x[np.arange(len(x)), ends][:, list(self.target_columns)]
         if free:
             read, given = last[:, None], 1
         else:
-            y = self._scaled_targets(data.y)
-            read, given = np.concatenate([last[:, None], y[:, :-1]], axis=1), self.horizon
+            read = np.concatenate([last[:, None], data.y[:, :-1]], axis=1)
+            given = self.horizon
         read = np.asarray(read, np.float32)
         if future is None:
-            return x, read, None, self.horizon - given
+            return read, None, self.horizon - given
         read = np.concatenate([read, future[:, :given]], axis=-1)
-        return x, read, future[:, given:], self.horizon - given
+        return read, future[:, given:], self.horizon - given
 
     def _run(self, data: Sequences) -> np.ndarray:
-        x, read, further, steps = self._inputs(data, free=True)
-        states, _ = self._start(data, x, None, keep=False)
-        _, states = self.encoder(x, states, data.lengths)
+        read, further, steps = self._inputs(data, free=True)
+        states, _ = self._start(data, keep=False)
+        _, states = self.encoder(data.x, states, data.lengths)
         return self._loop.run(read, states, further, steps, keep=False)[0]
 
-    def forward(self, data: Sequences, training: bool = False) -> tuple[np.ndarray, _Run]:
-        """Run both networks over checked data.
-
-        Parameters
-        ----------
-        data : Sequences
-            As ``check`` returns it.
-        training : bool
-            Whether dropout is applied.
-
-        Returns
-        -------
-        output : ndarray of float32, shape (B, H, O * Q)
-            In the network's units.
-        tape
-            For :meth:`backward`; ``tape.encoder`` is the encoder's, ``tape.network`` has those of
-            the decoder.
-        """
-        x, read, further, steps = self._inputs(data, free=self.training == "free")
-        states, start = self._start(data, x, None, keep=True)
-        _, final, tape = self.encoder.forward(x, states, data.lengths, training=training)
+    def _forward(self, data: Sequences, training: bool) -> tuple[np.ndarray, _Run]:
+        read, further, steps = self._inputs(data, free=self.training == "free")
+        states, start = self._start(data, keep=True)
+        _, final, tape = self.encoder.forward(
+            data.x, states, data.lengths, training=training, copy=False
+        )
         outputs, tapes = self._loop.run(read, final, further, steps, keep=True, training=training)
         return outputs, _Run(tapes, start, 0, tape)
 

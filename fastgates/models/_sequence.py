@@ -11,14 +11,18 @@ import numpy as np
 from .._checks import positive_integer
 from .._parameters import Gradients
 from .._sequences import Sequences
+from .._steady import SteadyNetwork
 from .._tables import DataError
 from ..dense import Dense
 from ..initialization import Scheme, initialize
 from ..losses import Loss
 from ..sequential import Sequential, SequentialTape
-from ._base import Model, check_network, check_states, make_layer, seeds
+from ._base import Learn, Model, check_network, check_states, make_layer, seeds
 
 __all__ = ["SequenceModel"]
+
+
+_KEPT_BYTES = 32 * 2**20  # of arrays for minibatches of one size, beside those of another
 
 
 class _Step(NamedTuple):
@@ -191,33 +195,46 @@ class SequenceModel(Model):
             )
 
     def _run(self, data: Sequences) -> np.ndarray:
-        x = self._scaled_inputs(data.x)
-        y = self._scaled_targets(data.y) if self.estimate_from_targets else None
-        states, _ = self._start(data, x, y, keep=False)
-        return self.network(x, states, data.lengths)[0]
+        states, _ = self._start(data, keep=False)
+        return self.network(data.x, states, data.lengths)[0]
 
-    def forward(self, data: Sequences, training: bool = False) -> tuple[np.ndarray, _Step]:
-        """Run the network over checked data.
-
-        Parameters
-        ----------
-        data : Sequences
-            As ``check`` returns it.
-        training : bool
-            Whether dropout is applied.
-
-        Returns
-        -------
-        output : ndarray of float32, shape (B, T, output_size) or (B, output_size)
-            In the network's units.
-        tape
-            For :meth:`backward`; ``tape.network`` is that of the network.
-        """
-        x = self._scaled_inputs(data.x)
-        y = self._scaled_targets(data.y) if self.estimate_from_targets else None
-        states, start = self._start(data, x, y, keep=True)
-        output, _, tape = self.network.forward(x, states, data.lengths, training=training)
+    def _forward(self, data: Sequences, training: bool) -> tuple[np.ndarray, _Step]:
+        states, start = self._start(data, keep=True)
+        output, _, tape = self.network.forward(
+            data.x, states, data.lengths, training=training, copy=False
+        )
         return output, _Step(tape, start)
+
+    def _learner(self, data: Sequences) -> Learn:
+        general, feed = super()._learner(data), self._feed(data)
+        # By the size of the batch, and which layers have dropout.
+        networks: dict[tuple[int, ...], SteadyNetwork] = {}
+        vector = np.empty(self._vector.size, np.float32)
+        own = self.network.parameter_vector.size
+
+        def learn(rows: np.ndarray) -> tuple[float, np.ndarray, float]:
+            if self._device != "cpu":
+                return general(rows)
+            key = (len(rows), *[layer.dropout > 0 for layer in self.network.recurrent])
+            network = networks.get(key)
+            if network is None and sum(each.nbytes for each in networks.values()) > _KEPT_BYTES:
+                networks.clear()
+                feed.forget()
+            part = feed.take(rows)
+            if network is None:
+                network = SteadyNetwork(
+                    self.network, part.x, vector[:own], self.initial_state != "zero"
+                )
+                networks[key] = network
+            states, start = self._start(part, keep=True)
+            output = network.forward(states, part.lengths)
+            loss, _, weight = self._loss_of(output, part, network.d_output)
+            network.backward()
+            if self._state is not None:
+                (vector[own:],) = self._start_gradient(start, network.initial_gradients())
+            return loss, vector, weight
+
+        return learn
 
     def backward(
         self, tape: _Step, d_output: np.ndarray, state_gradients: bool = False
