@@ -661,7 +661,11 @@ class BackwardPass:
     def run(self) -> None:
         """Fill all gradients."""
         direction = self._direction
-        plan = direction.backward_plan(self._batch, self._piece, self.arrays[3] is not None)
+        d_output, d_final, _, d_input, d_states = self.arrays
+        if d_states is not None:
+            part = d_states[:, direction.index]
+            direction.fill_last_states(part, self._batch, d_output, d_final)
+        plan = direction.backward_plan(self._batch, self._piece, d_input is not None)
         call = plan.new_call()
         call[:_N_SHARED] = self._saved.call[:_N_SHARED]
         _pack_gradients(call, _GRADIENTS_AT, *self._fields)
@@ -675,11 +679,7 @@ class BackwardPass:
     def _run_pieces(self, plan: _Plan, call: np.ndarray) -> None:
         """Go through segments and their pieces, from the last to the first."""
         direction, batch, saved, piece = self._direction, self._batch, self._saved, self._piece
-        d_output, d_final, _, _, d_states = self.arrays
-        part = None
-        if d_states is not None:
-            part = d_states[:, direction.index]
-            direction.fill_last_states(part, batch, d_output, d_final)
+        d_states = self.arrays[4]
         call[_KEPT] = (address(self.kept[0]), address(self.kept[1]))
         sources, row = address(self._sources), batch.size * direction.n_blocks * LANES
         assert plan.gradients is not None and self._d_carried is not None
@@ -700,7 +700,8 @@ class BackwardPass:
                 plan.place(call)
                 plan.run(direction.cell.backward.dispatcher, call)
                 weights.add(call)
-                if part is not None and first > 0:
+                if d_states is not None and first > 0:
+                    part = d_states[:, direction.index]
                     direction.add_carried(part, batch, self._d_carried, first - 1)
 
     def _make_again(self, begin: int, end: int, carried: int) -> None:
