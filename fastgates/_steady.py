@@ -25,7 +25,7 @@ from .engine.linear import (
     small_affine_gradients,
 )
 from .engine.pack import pack_affine
-from .engine.passes import BackwardPass, Batch, Prepared, Saved, full_batch
+from .engine.passes import Batch, Direction, Given, Made, Prepared, Saved, full_batch
 from .layers import Recurrent, State
 from .sequential import Sequential
 
@@ -149,7 +149,7 @@ class _SteadyLayer:
         self._kept = [direction.buffers(size * time) for direction in layer._directions]
         self._batch: Batch | None = None  # whose calls the next two hold
         self._saved: list[Saved] = []
-        self._passes: list[BackwardPass] = []
+        self._made: list[tuple[Given, Made]] = []
         # The gradient of each stacked layer's output, below that of the one above.
         below = [aligned_empty(shape) for _ in range(layer.num_layers - 1)]
         arrays = [*self._outputs, *below, *(array for kept in self._kept for array in kept)]
@@ -181,7 +181,7 @@ class _SteadyLayer:
         layer, prepared = self._layer, self._prepared
         self._pack()
         if batch is not self._batch:
-            self._batch, self._saved, self._passes = batch, [], []
+            self._batch, self._saved, self._made = batch, [], []
         saved = self._saved
         for level in range(layer.num_layers):
             x, output = self._inputs[level], self._outputs[level]
@@ -232,40 +232,32 @@ class _SteadyLayer:
         if self._joined:
             parts = self.d_output.reshape(batch.size, 2, layer.hidden_size)
             self._d_last[...] = parts.swapaxes(0, 1)
-        if not self._passes:
-            self._passes = [
-                self._backward_pass(batch, level, number)
-                for level in range(layer.num_layers)
-                for number in range(layer.num_directions)
-            ]
+        if not self._made:
+            self._made = [self._for_backward(batch, direction) for direction in layer._directions]
         for level in reversed(range(layer.num_layers)):
-            first = level * layer.num_directions
             target = self._d_x if level == 0 else self._d_outputs[level - 1]
-            for number, passes in enumerate(self._passes[first : first + layer.num_directions]):
-                part = passes.arrays[3]
+            for number, direction in enumerate(layer._layers[level]):
+                given, made = self._made[direction.index]
+                part = given[3]
                 if part is not None and batch.steps < batch.size * batch.time:
                     part[...] = 0  # past the ends
-                passes.run()
+                direction.run_backward(batch, self._saved[direction.index], given, made)
                 if number > 0 and target is not None and part is not None:
                     np.add(target, part, out=target)
             mask = self._masks[level]
             if mask is not None and target is not None:
                 np.multiply(target, mask, out=target)
 
-    def _backward_pass(self, batch: Batch, level: int, number: int) -> BackwardPass:
+    def _for_backward(self, batch: Batch, direction: Direction) -> tuple[Given, Made]:
         layer = self._layer
-        direction = layer._layers[level][number]
+        level, number = divmod(direction.index, layer.num_directions)
         target = self._d_x if level == 0 else self._d_outputs[level - 1]
         if number > 0 and target is not None:  # it is added to that of the other direction
             target = aligned_empty(target.shape)
-        arrays = (self._d_outputs[level], self._d_final, self._d_initial, target, None)
-        return BackwardPass(
-            direction,
-            batch,
-            self._saved[direction.index],
-            arrays,
-            layer._places(self._vector, direction),
-        )
+        given = (self._d_outputs[level], self._d_final, self._d_initial, target, None)
+        saved = self._saved[direction.index]
+        places = layer._places(self._vector, direction)
+        return given, direction.arrays_of_backward(batch, saved, given, places)
 
     def initial_gradient(self) -> State:
         assert self._d_initial is not None

@@ -36,7 +36,7 @@ from .gradients import GradientPlan, WeightGradients
 from .multiply import multiply_address
 from .pack import LayerPacking, n_blocks_of
 
-__all__ = ["BackwardPass", "Batch", "Direction", "Places", "Prepared", "Saved", "full_batch"]
+__all__ = ["Batch", "Direction", "Given", "Made", "Places", "Prepared", "Saved", "full_batch"]
 
 _WORKSPACE_FLOATS = 32 * 1024  # of projections a worker holds at a time: a part of the L2 cache
 _MOST_PLANS = 64  # remembered
@@ -51,6 +51,10 @@ _SOURCES_FLOATS = 256 * 1024  # of what second stages multiplied, held at a time
 # Addresses of weight_ih, weight_hh, bias_ih, bias_hh in PyTorch's shapes and of the weights of
 # units on their own states, or of their gradients; 0 for what there is not.
 Places = tuple[int, int, int, int, int]
+
+# What back-propagation is given and what is made for it, see Direction.arrays_of_backward.
+Given = tuple[np.ndarray | None, ...]
+Made = tuple[int, tuple[np.ndarray, ...], np.ndarray | None, np.ndarray | None, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -201,9 +205,9 @@ class Direction:
         self._has_unit_weights = has_unit_weights
         self._template: np.ndarray | None = None
         self._slot_row = slot_row_of(len(cell.slots), self.n_blocks * LANES)
-        self.n_states = len(cell.states)
-        self.two_stages = len(cell.stages) == 2
-        self.state_place = 4 * index * hidden_size  # bytes, for each row of the batch
+        self._n_states = len(cell.states)
+        self._two_stages = len(cell.stages) == 2
+        self._state_place = 4 * index * hidden_size  # bytes, for each row of the batch
         self._unit_weights = np.array(cell.unit_weights, np.int64)
         self._plans: dict[tuple[object, ...], _Plan] = {}
         self._last_forward: tuple[Any, ...] = (None,)
@@ -284,7 +288,7 @@ class Direction:
             multiply=multiply_address(),
             nothing=nothing(self.n_blocks * LANES),
             settings=address(self.settings),
-            n_others=self.n_states - 1,
+            n_others=self._n_states - 1,
             n_unit_weights=len(cell.unit_weights) if self._has_unit_weights else 0,
             unit_weights=address(self._unit_weights),
         )
@@ -329,7 +333,7 @@ class Direction:
             steps from there on, T of them. Forward direction only.
         """
         size = batch.size
-        start = self.state_place * size
+        start = self._state_place * size
         order, lengths = batch.addresses
         arrays = (
             address(x),
@@ -337,7 +341,7 @@ class Direction:
             0 if output is None else output.shape[2],
             0 if initial is None else address(initial) + start,
             address(final) + start,
-            final.size // self.n_states,
+            final.size // self._n_states,
             size,
             batch.time,
             order,
@@ -347,7 +351,7 @@ class Direction:
         place, kernel = address(carried), self.cell.forward.dispatcher
         weights = prepared.addresses
         if not keep:
-            plan = self.forward_plan(batch, batch.time, False)
+            plan = self._forward_plan(batch, batch.time, False)
             end, after = first + batch.time, address(carried_on)
             call = plan.new_call()
             _pack_head(call, 0, *arrays, 0, 0, first, end, first, first, place, after, *weights)
@@ -355,7 +359,7 @@ class Direction:
             return None
         longest = batch.longest
         if segment is None or segment >= longest:
-            plan = self.forward_plan(batch, longest, True)
+            plan = self._forward_plan(batch, longest, True)
             kept = self.buffers(size * longest) if kept is None else kept
             saved, cells = address(kept[0]), address(kept[1])
             call = plan.new_call()
@@ -364,7 +368,7 @@ class Direction:
             return Saved(call, kept, longest, carried, None, prepared)
         shape = (-(-longest // segment) - 1, *self._carried_shape(batch))
         checkpoints = aligned_empty(shape)
-        plan = self.forward_plan(batch, segment, False)
+        plan = self._forward_plan(batch, segment, False)
         call = plan.new_call()
         for number, begin in enumerate(range(0, longest, segment)):
             after = address(checkpoints[number]) if number < shape[0] else 0
@@ -376,7 +380,7 @@ class Direction:
 
     def forward_again(self, batch: Batch, saved: Saved) -> None:
         """Run a forward pass that kept all steps once more, on what its arrays hold by now."""
-        plan = self.forward_plan(batch, saved.segment, True)
+        plan = self._forward_plan(batch, saved.segment, True)
         call = plan.new_call()
         call[:_N_SHARED] = saved.call[:_N_SHARED]
         plan.run(self.cell.forward.dispatcher, call)
@@ -406,12 +410,115 @@ class Direction:
             Of zeros; this direction's part is filled with the gradients of the states after each
             step. All results are the same bits, but the kernel is called for each step.
         """
-        arrays = (d_output, d_final, d_initial, d_input, d_states)
-        backward = BackwardPass(self, batch, saved, arrays, d_weights)
-        backward.run()
-        self._spare[:] = [(batch.size * saved.segment, backward.kept)]
+        given = (d_output, d_final, d_initial, d_input, d_states)
+        made = self.arrays_of_backward(batch, saved, given, d_weights)
+        self.run_backward(batch, saved, given, made)
+        self._spare[:] = [(batch.size * saved.segment, made[1])]
 
-    def fill_last_states(
+    def arrays_of_backward(
+        self, batch: Batch, saved: Saved, given: Given, d_weights: Places
+    ) -> Made:
+        """Return what back-propagation needs besides: for :meth:`run_backward`, once or repeatedly.
+
+        Parameters
+        ----------
+        given : tuple
+            d_output, d_final, d_initial, d_input and d_states of :meth:`backward`.
+
+        Returns
+        -------
+        piece : int
+            The steps of a piece.
+        kept : tuple of ndarray
+            As in :class:`Saved`; where segments are computed again, room for one.
+        d_carried, sources : ndarray or None
+        fields : tuple of int
+            The fields ``d_carried`` ... ``d_unit_weights`` of a call.
+        """
+        d_output, d_final, d_initial, d_input, d_states = given
+        width = self.n_blocks * LANES
+        piece, row = saved.segment, batch.size * width
+        if d_states is not None:
+            piece = 1
+        d_carried = sources = None
+        if self._two_stages:
+            # What the second stage multiplied is not kept, but made again for so many steps.
+            if piece * row > _SOURCES_FLOATS:
+                piece = min(piece, max(1, _SOURCES_FLOATS // row, batch.longest // _MOST_PIECES))
+            sources = aligned_empty(piece * row)
+        if piece < batch.longest:
+            d_carried = aligned_empty((2 * self._n_states, batch.size, width))
+        kept = saved.kept or self.buffers(batch.size * saved.segment)
+        start = self._state_place * batch.size
+        fields = (
+            address(d_carried),
+            address(sources),
+            0 if d_output is None else address(d_output) + 4 * self.column,
+            0 if d_output is None else d_output.shape[2],
+            0 if d_final is None else address(d_final) + start,
+            0 if d_initial is None else address(d_initial) + start,
+            address(d_input),
+            *d_weights,
+        )
+        return piece, kept, d_carried, sources, fields
+
+    def run_backward(self, batch: Batch, saved: Saved, given: Given, made: Made) -> None:
+        """Run back-propagation with what :meth:`arrays_of_backward` made."""
+        piece, _, d_carried, _, fields = made
+        d_output, d_final, _, d_input, d_states = given
+        if d_states is not None:
+            self._fill_last_states(d_states[:, self.index], batch, d_output, d_final)
+        plan = self._backward_plan(batch, piece, d_input is not None)
+        call = plan.new_call()
+        call[:_N_SHARED] = saved.call[:_N_SHARED]
+        _pack_gradients(call, _GRADIENTS_AT, *fields)
+        if d_carried is not None:
+            self._run_pieces(plan, call, batch, saved, made, d_states)
+            return
+        plan.run(self.cell.backward.dispatcher, call)
+        assert plan.gradients is not None
+        plan.gradients.sum(call)
+
+    def _run_pieces(
+        self,
+        plan: _Plan,
+        call: np.ndarray,
+        batch: Batch,
+        saved: Saved,
+        made: Made,
+        d_states: np.ndarray | None,
+    ) -> None:
+        """Go through segments and their pieces, from the last to the first."""
+        piece, kept, d_carried, sources, _ = made
+        call[_KEPT] = (address(kept[0]), address(kept[1]))
+        sources_at, row = address(sources), batch.size * self.n_blocks * LANES
+        assert plan.gradients is not None and d_carried is not None
+        weights = WeightGradients(plan.gradients)
+        longest, segment = batch.longest, saved.segment
+        for begin in range((longest - 1) // segment * segment, -1, -segment):
+            end = min(longest, begin + segment)
+            carried = address(saved.carried)
+            if saved.checkpoints is not None:
+                if begin:
+                    carried = address(saved.checkpoints[begin // segment - 1])
+                again = self._forward_plan(batch, end - begin, True)
+                once_more = again.new_call()
+                once_more[:_N_SHARED] = call[:_N_SHARED]
+                _pack_piece(once_more, _PIECE_AT, begin, end, begin, 0, carried, 0)
+                once_more[_RETURNED] = 0  # the user's by now, and known
+                again.run(self.cell.forward.dispatcher, once_more)
+            for first in range(begin + (end - begin - 1) // piece * piece, begin - 1, -piece):
+                last = min(end, first + piece)
+                _pack_piece(call, _PIECE_AT, first, last, begin, 0, carried, 0)
+                if sources_at:
+                    call[_SOURCES] = sources_at - 4 * (first - begin) * row
+                plan.place(call)
+                plan.run(self.cell.backward.dispatcher, call)
+                weights.add(call)
+                if d_states is not None and first > 0:
+                    self._add_carried(d_states[:, self.index], batch, d_carried, first - 1)
+
+    def _fill_last_states(
         self,
         d_states: np.ndarray,
         batch: Batch,
@@ -428,7 +535,7 @@ class Direction:
             last = 0 if self.reverse else batch.longest - 1
             d_states[:, rows, last] += d_final[:, self.index, rows]
 
-    def add_carried(
+    def _add_carried(
         self, d_states: np.ndarray, batch: Batch, d_carried: np.ndarray, step: int
     ) -> None:
         """Add what the steps after `step` give to the gradients of the states after it.
@@ -437,7 +544,7 @@ class Direction:
         waits in its row.
         """
         rows, times = self._rows_of_step(batch, step)
-        d_states[:, rows, times] += d_carried[: self.n_states, : rows.size, : self.hidden_size]
+        d_states[:, rows, times] += d_carried[: self._n_states, : rows.size, : self.hidden_size]
 
     def _rows_of_step(self, batch: Batch, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of the batch that still run at a step, in the order of positions.
@@ -450,7 +557,7 @@ class Direction:
         return batch.order[:active], times
 
     def _forward_scratch(self, rows: int, steps: int, keep: bool) -> Scratch:
-        width, n_states = self.n_blocks * LANES, self.n_states
+        width, n_states = self.n_blocks * LANES, self._n_states
         chunk = max(rows, min(rows * steps, _WORKSPACE_FLOATS // self._slot_row))
         sizes = {
             "where": 2 * chunk,
@@ -464,7 +571,7 @@ class Direction:
         return Scratch(sizes, chunk_rows=chunk)
 
     def _backward_scratch(self, rows: int, wants_input: bool) -> Scratch:
-        width, n_states = self.n_blocks * LANES, self.n_states
+        width, n_states = self.n_blocks * LANES, self._n_states
         chunk = max(rows, 64)
         n_inputs = n_blocks_of(self.input_size) * LANES if wants_input else 0
         sizes = {
@@ -479,7 +586,7 @@ class Direction:
         }
         return Scratch(sizes, chunk_rows=chunk)
 
-    def forward_plan(self, batch: Batch, steps: int, keep: bool) -> _Plan:
+    def _forward_plan(self, batch: Batch, steps: int, keep: bool) -> _Plan:
         """Return how a forward pass over so many steps of a batch is run."""
         last = self._last_forward
         if last[0] is batch and last[1:4] == (steps, keep, get_num_threads()):
@@ -494,7 +601,7 @@ class Direction:
         self._last_forward = (batch, steps, keep, get_num_threads(), plan)
         return plan
 
-    def backward_plan(self, batch: Batch, piece: int, wants_input: bool) -> _Plan:
+    def _backward_plan(self, batch: Batch, piece: int, wants_input: bool) -> _Plan:
         """Return how back-propagation through pieces of so many steps is run."""
         last = self._last_backward
         if last[0] is batch and last[1:4] == (piece, wants_input, get_num_threads()):
@@ -534,9 +641,9 @@ class Direction:
         carried = self.new_carried(batch)
         columns = slice(self.column, self.column + self.hidden_size)
         carried[0, :, : self.hidden_size] = output[:, steps - 1, columns]
-        if self.n_states > 1:
+        if self._n_states > 1:
             _, size, width = carried.shape
-            cells = saved.kept[1].reshape(-1, size, self.n_states - 1, width)
+            cells = saved.kept[1].reshape(-1, size, self._n_states - 1, width)
             carried[1:] = cells[steps - 1].transpose(1, 0, 2)
         return carried
 
@@ -555,7 +662,7 @@ class Direction:
             Each state variable after each step. All are 0 past the end of a sequence.
         """
         width, hidden, size = self.n_blocks * LANES, self.hidden_size, batch.size
-        names, others = self.cell.slots, self.n_states - 1
+        names, others = self.cell.slots, self._n_states - 1
         kept = saved.kept[0].reshape(batch.longest, size, self._slot_row)
         cells = saved.kept[1].reshape(batch.longest, size, others, width)
         shape = (size, batch.time, hidden)
@@ -577,7 +684,7 @@ class Direction:
         return carried
 
     def _carried_shape(self, batch: Batch) -> tuple[int, int, int]:
-        return self.n_states, batch.size, self.n_blocks * LANES
+        return self._n_states, batch.size, self.n_blocks * LANES
 
     def buffers(self, rows: int) -> tuple[np.ndarray, ...]:
         """Return uninitialised arrays for so many kept rows, those of the last tape if they fit.
@@ -591,129 +698,8 @@ class Direction:
             size = -1
         if size == rows:
             return spare
-        others = (self.n_states - 1) * self.n_blocks * LANES
+        others = (self._n_states - 1) * self.n_blocks * LANES
         return aligned_empty(rows * self._slot_row), aligned_empty(rows * others)
-
-
-class BackwardPass:
-    """Back-propagation of one direction of one layer: the arrays of a pass, which may run again.
-
-    Parameters
-    ----------
-    direction : Direction
-    batch, saved, d_weights
-        See :meth:`Direction.backward`; `saved` is used up by each run, and made anew by
-        :meth:`Direction.forward_again`.
-    arrays : tuple
-        d_output, d_final, d_initial, d_input and d_states of :meth:`Direction.backward`.
-    """
-
-    __slots__ = (
-        "_batch",
-        "_d_carried",
-        "_direction",
-        "_fields",
-        "_piece",
-        "_saved",
-        "_sources",
-        "arrays",
-        "kept",
-    )
-
-    def __init__(
-        self,
-        direction: Direction,
-        batch: Batch,
-        saved: Saved,
-        arrays: tuple[np.ndarray | None, ...],
-        d_weights: Places,
-    ) -> None:
-        self._direction, self._batch, self._saved, self.arrays = direction, batch, saved, arrays
-        d_output, d_final, d_initial, d_input, d_states = arrays
-        width = direction.n_blocks * LANES
-        piece, row = saved.segment, batch.size * width
-        self._sources = self._d_carried = None
-        if direction.two_stages:
-            # What the second stage multiplied is not kept, but made again for so many steps.
-            piece = min(piece, max(1, _SOURCES_FLOATS // row, batch.longest // _MOST_PIECES))
-        if d_states is not None:
-            piece = 1
-        if direction.two_stages:
-            self._sources = aligned_empty(piece * row)
-        if piece < batch.longest:
-            self._d_carried = aligned_empty((2 * direction.n_states, batch.size, width))
-        self._piece = piece
-        self.kept = saved.kept
-        if not self.kept:
-            self.kept = direction.buffers(batch.size * saved.segment)
-        start = direction.state_place * batch.size
-        self._fields = (
-            address(self._d_carried),
-            address(self._sources),
-            0 if d_output is None else address(d_output) + 4 * direction.column,
-            0 if d_output is None else d_output.shape[2],
-            0 if d_final is None else address(d_final) + start,
-            0 if d_initial is None else address(d_initial) + start,
-            address(d_input),
-            *d_weights,
-        )
-
-    def run(self) -> None:
-        """Fill all gradients."""
-        direction = self._direction
-        d_output, d_final, _, d_input, d_states = self.arrays
-        if d_states is not None:
-            part = d_states[:, direction.index]
-            direction.fill_last_states(part, self._batch, d_output, d_final)
-        plan = direction.backward_plan(self._batch, self._piece, d_input is not None)
-        call = plan.new_call()
-        call[:_N_SHARED] = self._saved.call[:_N_SHARED]
-        _pack_gradients(call, _GRADIENTS_AT, *self._fields)
-        if self._d_carried is not None:
-            self._run_pieces(plan, call)
-            return
-        plan.run(direction.cell.backward.dispatcher, call)
-        assert plan.gradients is not None
-        plan.gradients.sum(call)
-
-    def _run_pieces(self, plan: _Plan, call: np.ndarray) -> None:
-        """Go through segments and their pieces, from the last to the first."""
-        direction, batch, saved, piece = self._direction, self._batch, self._saved, self._piece
-        d_states = self.arrays[4]
-        call[_KEPT] = (address(self.kept[0]), address(self.kept[1]))
-        sources, row = address(self._sources), batch.size * direction.n_blocks * LANES
-        assert plan.gradients is not None and self._d_carried is not None
-        weights = WeightGradients(plan.gradients)
-        longest, segment = batch.longest, saved.segment
-        for begin in range((longest - 1) // segment * segment, -1, -segment):
-            end = min(longest, begin + segment)
-            carried = address(saved.carried)
-            if saved.checkpoints is not None:
-                if begin:
-                    carried = address(saved.checkpoints[begin // segment - 1])
-                self._make_again(begin, end, carried)
-            for first in range(begin + (end - begin - 1) // piece * piece, begin - 1, -piece):
-                last = min(end, first + piece)
-                _pack_piece(call, _PIECE_AT, first, last, begin, 0, carried, 0)
-                if sources:
-                    call[_SOURCES] = sources - 4 * (first - begin) * row
-                plan.place(call)
-                plan.run(direction.cell.backward.dispatcher, call)
-                weights.add(call)
-                if d_states is not None and first > 0:
-                    part = d_states[:, direction.index]
-                    direction.add_carried(part, batch, self._d_carried, first - 1)
-
-    def _make_again(self, begin: int, end: int, carried: int) -> None:
-        """Run the forward pass of a segment once more, from the states that it begins with."""
-        direction = self._direction
-        plan = direction.forward_plan(self._batch, end - begin, True)
-        call = plan.new_call()
-        call[:_N_SHARED] = self._saved.call[:_N_SHARED]
-        call[_KEPT] = (address(self.kept[0]), address(self.kept[1]))
-        _pack_piece(call, _PIECE_AT, begin, end, begin, 0, carried, 0)
-        call[_RETURNED] = 0  # the user's by now, and known
-        plan.run(direction.cell.forward.dispatcher, call)
 
 
 def _fields(first: str, last: str) -> slice:
