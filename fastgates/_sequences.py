@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ._checks import positive_integer
 from ._series import batches, windows_of
 from ._tables import DataError
 
@@ -206,9 +207,7 @@ def windows(series: Any, length: int, stride: int = 1) -> np.ndarray:
         values = values[:, None]
     if values.ndim != 2:
         raise DataError(f"series must have shape (rows, columns) or (rows,), got {values.shape}")
-    for name, value in (("length", length), ("stride", stride)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    length, stride = positive_integer("length", length), positive_integer("stride", stride)
     if len(values) < length:
         raise DataError(f"series must have at least length={length} rows, got {len(values)}")
     return windows_of(values, length)[::stride]

@@ -12,7 +12,6 @@ layer takes it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastgates._checks import FLOAT32, is_ready
+from fastgates._checks import FLOAT32, is_ready, positive_number
 from fastgates._training_kernels import (
     ABSOLUTE,
     HUBER,
@@ -246,7 +245,7 @@ class Loss:
             quantiles = options.get("quantiles", _QUANTILES)
             options["quantiles"] = tuple(_checked_quantiles(quantiles).tolist())
         elif name == "huber":
-            options["delta"] = _checked_delta(options.get("delta", 1.0))
+            options["delta"] = positive_number("delta", options.get("delta", 1.0))
         elif options.get("class_weight") is not None:
             weight = np.asarray(options["class_weight"], dtype=np.float64)
             options["class_weight"] = tuple(_checked_class_weight(weight, weight.size).tolist())
@@ -486,12 +485,6 @@ def _checked_quantiles(quantiles: ArrayLike) -> NDArray[np.float64]:
     if levels.ndim != 1 or levels.size == 0 or not ((levels > 0) & (levels < 1)).all():
         raise ValueError(f"quantiles must be numbers between 0 and 1, got {quantiles!r}")
     return levels
-
-
-def _checked_delta(delta: float) -> float:
-    if isinstance(delta, bool) or not 0.0 < delta < math.inf:
-        raise ValueError(f"delta must be a positive number, got {delta!r}")
-    return float(delta)
 
 
 def _checked_class_weight(weight: NDArray[np.float64], classes: int) -> NDArray[np.float64]:

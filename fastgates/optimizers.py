@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fastgates import _parameters, _updates
+from fastgates._checks import positive_number, probability
 from fastgates.clipping import HasParameterVector
 from fastgates.engine.call import address
 
@@ -78,7 +79,7 @@ class Optimizer:
             raise ValueError("modules must hold at least one layer, got none")
         if len({id(module) for module in self._modules}) != len(self._modules):
             raise ValueError("modules must be different layers, got the same one twice")
-        self.lr = _positive("lr", lr)
+        self.lr = positive_number("lr", lr)
         if not (_is_number(weight_decay) and 0.0 <= weight_decay < math.inf):
             raise ValueError(f"weight_decay must be a number of at least 0, got {weight_decay!r}")
         self.weight_decay = float(weight_decay)
@@ -259,7 +260,7 @@ class Adam(Optimizer):
         if len(betas) != 2 or not all(_is_number(beta) and 0.0 <= beta < 1.0 for beta in betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
         self.betas = (float(betas[0]), float(betas[1]))
-        self.eps = _positive("eps", eps)
+        self.eps = positive_number("eps", eps)
 
     def _update(
         self, parameter: Vector, gradient: Vector, factor: float, buffers: dict[str, Vector]
@@ -367,9 +368,9 @@ class RMSprop(Optimizer):
         centered: bool = False,
     ) -> None:
         super().__init__(modules, lr, weight_decay)
-        self.alpha = _fraction("alpha", alpha)
-        self.eps = _positive("eps", eps)
-        self.momentum = _fraction("momentum", momentum)
+        self.alpha = probability("alpha", alpha)
+        self.eps = positive_number("eps", eps)
+        self.momentum = probability("momentum", momentum)
         self.centered = bool(centered)
 
     def _update(
@@ -438,7 +439,7 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(modules, lr, weight_decay)
-        self.momentum = _fraction("momentum", momentum)
+        self.momentum = probability("momentum", momentum)
         if nesterov and momentum == 0.0:
             raise ValueError("nesterov needs momentum > 0, got momentum=0.0")
         self.nesterov = bool(nesterov)
@@ -498,15 +499,3 @@ def make_optimizer(name: str, modules: Any, lr: float, **options: Any) -> Optimi
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-
-
-def _positive(name: str, value: Any) -> float:
-    if not (_is_number(value) and 0.0 < value < math.inf):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return float(value)
-
-
-def _fraction(name: str, value: Any) -> float:
-    if not (_is_number(value) and 0.0 <= value < 1.0):
-        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
-    return float(value)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from . import _checkpoint
-from ._checks import positive_integer
+from ._checks import positive_integer, positive_number
 from ._sequences import Sequences, windows
 from .clipping import global_norm, limit_values, norm_factor
 from .models import Learn, Model
@@ -303,9 +303,11 @@ class Trainer:
                 raise ValueError("optimizer_options are for an optimiser that is named")
             self.optimizer = optimizer
             if learning_rate is not None:
-                optimizer.lr = _positive("learning_rate", learning_rate)
+                optimizer.lr = positive_number("learning_rate", learning_rate)
         else:
-            rate = 1e-3 if learning_rate is None else _positive("learning_rate", learning_rate)
+            rate = (
+                1e-3 if learning_rate is None else positive_number("learning_rate", learning_rate)
+            )
             options = dict(optimizer_options or {})
             self.optimizer = make_optimizer(optimizer, [model], rate, **options)
         self._rate = self.optimizer.lr
@@ -322,8 +324,8 @@ class Trainer:
         if isinstance(min_delta, bool) or not 0 <= min_delta < math.inf:
             raise ValueError(f"min_delta must be a number of at least 0, got {min_delta!r}")
         self.min_delta = float(min_delta)
-        self.clip_norm = None if clip_norm is None else _positive("clip_norm", clip_norm)
-        self.clip_value = None if clip_value is None else _positive("clip_value", clip_value)
+        self.clip_norm = None if clip_norm is None else positive_number("clip_norm", clip_norm)
+        self.clip_value = None if clip_value is None else positive_number("clip_value", clip_value)
         self.shuffle = bool(shuffle)
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
@@ -819,11 +821,3 @@ def _under(group: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     """Return the arrays whose names begin with the group, without it."""
     prefix = f"{group}."
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return float(value)

@@ -37,7 +37,7 @@ from .._simd import (
     vector_address,
 )
 
-__all__ = ["GROUP", "call_multiply", "multiply", "multiply_address"]
+__all__ = ["GROUP", "call_multiply", "multiply", "multiply_address", "tile"]
 
 GROUP = 4  # vectors that lie side by side in a panel, and that a tile is wide
 
@@ -75,7 +75,7 @@ def _loop(builder: Any, count: Any) -> Iterator[Any]:
     builder.position_at_end(done)
 
 
-def _tile(builder: Any, n_rows: int, width: int, first_row: Any, names: dict[str, Any]) -> None:
+def tile(builder: Any, n_rows: int, width: int, first_row: Any, names: dict[str, Any]) -> None:
     """Emit one tile: `n_rows` rows from `first_row` on by `width` vectors."""
     integer = ir.IntType(64)
     floats = ir.FloatType().as_pointer()
@@ -178,7 +178,7 @@ def _cover(typingctx, width, n_rows, arguments):  # type: ignore[no-untyped-def]
             after = builder.add(builder.load(row), ir.Constant(n_rows.type, rows))
             builder.cbranch(builder.icmp_signed("<=", after, n_rows), body, done)
             builder.position_at_end(body)
-            _tile(builder, rows, width.count, builder.load(row), names)
+            tile(builder, rows, width.count, builder.load(row), names)
             builder.store(after, row)
             builder.branch(test)
             builder.position_at_end(done)

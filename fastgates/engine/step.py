@@ -42,7 +42,7 @@ from .._vecmath import relu, sigmoid, tanh
 from .call import address
 from .forward import load_row, store_row
 from .linear import softmax_row
-from .multiply import GROUP, _tile, call_multiply, multiply_address
+from .multiply import GROUP, call_multiply, multiply_address, tile
 from .tuples import load_constants, load_vectors, store_vectors
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _row_tile(typingctx, width, count, a, b, c, init):  # type: ignore[no-untype
         known |= {"c_rows": 0, "c_row": 0, "init_row": 0, "init_vector": LANES, "join": 0}
         names |= {name: ir.Constant(integer, value) for name, value in known.items()}
         names["b_group"] = builder.mul(names["count"], ir.Constant(integer, GROUP * LANES))
-        _tile(builder, 1, n_vectors, ir.Constant(integer, 0), names)
+        tile(builder, 1, n_vectors, ir.Constant(integer, 0), names)
         return ir.Constant(integer, n_vectors)
 
     return types.int64(width, *[types.int64] * 5), codegen
