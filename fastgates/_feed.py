@@ -58,8 +58,9 @@ class Feed:
 
         Parameters
         ----------
-        rows : ndarray of int64, contiguous
+        rows : ndarray of int
         """
+        rows = np.ascontiguousarray(rows, np.int64)
         taken = object.__new__(Sequences)  # what was checked once need not be again
         values = taken.__dict__
         values.update(_NOTHING)
@@ -81,12 +82,8 @@ class _Numbers:
         self._values = values
         shape = values.shape[1:]
         self._shape, self._width = shape, int(np.prod(shape))
-        size = shape[-1] if shape else 1
-        mean, scale = np.zeros(size, FLOAT32), np.ones(size, FLOAT32)
-        if scaling is not None:
-            mean, scale = (scaling.parameters[name] for name in ("mean", "scale"))
-        repeats = self._width // size if size else 0
-        self._mean, self._scale = np.tile(mean, repeats), np.tile(scale, repeats)
+        self._scaling, self._version = scaling, -1
+        self._mean, self._scale = np.zeros(self._width, FLOAT32), np.ones(self._width, FLOAT32)
         # Rows are read where they lie, be they those of windows, if each is one stretch of memory.
         self._readable = (
             values.dtype in (FLOAT32, _FLOAT64)
@@ -95,17 +92,26 @@ class _Numbers:
         )
         is_double = int(self._readable and values.dtype == _FLOAT64)
         self._where = (address(values), is_double, values.strides[0])
-        self._how = (self._width, address(self._mean), address(self._scale))
         self.targets: dict[int, np.ndarray] = {}
 
+    def _follow_scaling(self) -> None:
+        """Repeat its numbers for each step, again when they have changed."""
+        scaling = self._scaling
+        if scaling is not None and scaling._version != self._version and self._width:
+            self._version, repeats = scaling._version, self._width // scaling.size
+            self._mean[:] = np.tile(scaling.parameters["mean"], repeats)
+            self._scale[:] = np.tile(scaling.parameters["scale"], repeats)
+
     def take(self, rows: np.ndarray) -> np.ndarray:
+        self._follow_scaling()
         count = len(rows)
         target = self.targets.get(count)
         if target is None:
             target = self.targets[count] = aligned_empty((count, *self._shape))
         where, numbers = self._where, rows
+        how = (self._width, address(self._mean), address(self._scale))
         if not self._readable:
             source = np.ascontiguousarray(self._values[rows], FLOAT32)
             where, numbers = (address(source), 0, source.strides[0]), np.arange(count)
-        gather_scaled.dispatcher(*where, address(numbers), count, *self._how, address(target))
+        gather_scaled.dispatcher(*where, address(numbers), count, *how, address(target))
         return target

@@ -16,7 +16,7 @@ from ._checks import positive_integer
 from ._series import batches, windows_of
 from ._tables import DataError
 
-__all__ = ["Sequences", "check_finite", "moments", "take_state", "windows"]
+__all__ = ["Sequences", "check_finite", "moments", "take_state", "windows", "zeros_past_ends"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,14 +213,19 @@ def windows(series: Any, length: int, stride: int = 1) -> np.ndarray:
     return windows_of(values, length)[::stride]
 
 
-def check_finite(name: str, values: np.ndarray, lengths: np.ndarray | None = None) -> None:
-    """Raise the error of the first NaN or infinity that counts, with its index."""
+def check_finite(name: str, values: np.ndarray, lengths: np.ndarray | None = None) -> bool:
+    """Raise the error of the first NaN or infinity that counts, with its index.
+
+    Return whether there is none past the ends of the sequences either.
+    """
+    everywhere = True
     if values.dtype.kind != "f":
-        return
+        return everywhere
     for rows in batches(len(values)):
         finite = np.isfinite(values[rows])
         if finite.all():
             continue
+        everywhere = False
         if lengths is not None:
             finite |= _past_end(values.shape[1], lengths[rows], finite.ndim)
         if not finite.all():
@@ -230,6 +235,13 @@ def check_finite(name: str, values: np.ndarray, lengths: np.ndarray | None = Non
                 f"{name} must be finite, got {values[index]} at index {index}: fill or leave out "
                 "what is missing"
             )
+    return everywhere
+
+
+def zeros_past_ends(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return a copy with zeros past the ends of the sequences."""
+    past = _past_end(values.shape[1], lengths, values.ndim)
+    return np.where(past, values.dtype.type(0), values)
 
 
 def moments(values: np.ndarray, lengths: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -395,12 +395,12 @@ def _cross_entropy(
         )
     classes = logits.shape[-1]
     weights = _weights(logits.shape, *masks)
-    rows = np.ascontiguousarray(labels, np.int64)
     if weights is None:
-        check_labels(rows, classes)
+        check_labels(labels, classes)
     else:
-        counts = np.broadcast_to(weights[..., 0] > 0, rows.shape)
-        check_labels(np.where(counts, rows, 0), classes)
+        counts = np.broadcast_to(weights[..., 0] > 0, labels.shape)
+        check_labels(np.where(counts, labels, labels.dtype.type(0)), classes)
+    rows = np.ascontiguousarray(labels, np.int64)
     of_class = None
     if class_weight is not None:
         of_class = _checked_class_weight(np.asarray(class_weight, dtype=np.float64), classes)

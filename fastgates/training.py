@@ -26,6 +26,7 @@ import numpy as np
 
 from . import _checkpoint
 from ._checks import positive_integer, positive_number
+from ._parameters import Gradients
 from ._sequences import Sequences, windows
 from .clipping import global_norm, limit_values, norm_factor
 from .models import Learn, Model
@@ -252,8 +253,8 @@ class Trainer:
     epoch, step : int
         Epochs begun, and steps taken, in all.
     steps_per_epoch : int
-    batch : Sequences
-        The minibatch of this step.
+    batch : Sequences or None
+        The minibatch of this step, gathered anew each time that it is read.
     loss, gradient_norm, learning_rate, validation_loss : float
         Of this step, and of the last epoch (NaN before it); the norm is that before clipping.
     best_loss, best_epoch
@@ -542,7 +543,11 @@ class Trainer:
             np.copyto(self._good, self.model._vector)
         optimizer.lr = self.learning_rate
         if optimizer.lr > 0 and weight > 0:
-            optimizer._descend((vector,), factor)
+            if type(optimizer).step is Optimizer.step:
+                optimizer._descend((vector,), factor)
+            else:  # somebody's own
+                scaled = vector * np.float32(factor)
+                optimizer.step(Gradients(None, None, scaled, self.model._shapes))
         self.step += 1
         self._position += 1
         self._sums.add(self.loss, weight, self.gradient_norm)

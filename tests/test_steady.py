@@ -193,6 +193,67 @@ def test_a_model_that_goes_elsewhere_leaves_the_arrays_of_the_loop(monkeypatch):
     assert len(called) == 1
 
 
+@pytest.mark.parametrize("replaced", ["forward", "loss_of", "gradients", "_forward", "backward"])
+def test_methods_of_a_class_of_ones_own_are_called(replaced):
+    calls = []
+
+    class Mine(fg.SequenceModel):
+        pass
+
+    def mine(self, *arguments, **options):
+        calls.append(replaced)
+        return getattr(super(Mine, self), replaced)(*arguments, **options)
+
+    setattr(Mine, replaced, mine)
+    model, data = make({})
+    expected = step(model._learner(data), np.arange(4))
+    model.__class__ = Mine
+    assert_same([step(model._learner(data), np.arange(4))], [expected])
+    assert calls == [replaced]
+
+
+def test_a_step_of_an_optimizer_of_ones_own_is_called():
+    class Mine(fg.SGD):
+        def step(self, gradients):
+            norms.append(np.linalg.norm(gradients.parameter_vector))
+            super().step(gradients)
+
+    norms, vectors = [], []
+    for optimizer in (Mine, fg.SGD):
+        model, data = make({})
+        trainer = fg.Trainer(model, optimizer=optimizer([model], 0.1), max_epochs=1, clip_norm=0.01)
+        trainer.fit(data)
+        vectors.append(model.parameter_vector.copy())
+    assert norms and max(norms) < 0.011
+    np.testing.assert_allclose(*vectors, atol=1e-6)
+
+
+def test_a_scaling_that_changes_is_followed():
+    model, data = make({})
+    learn, rows = model._learner(data), np.arange(4)
+    before = step(learn, rows)
+    with model.input_scaling.edit_parameters() as parameters:
+        parameters["mean"] += 1
+    now = step(learn, rows)
+    assert now[0] != before[0]
+    assert_same([now], [step(model._learner(data), rows)])
+
+
+def test_what_lies_past_the_ends_does_not_reach_a_read_out_before_the_layer():
+    network = fg.Sequential(
+        fg.Dense(3, 4, "tanh", seed=0), fg.GRU(4, 5, seed=1), fg.Dense(5, 1, seed=2),
+        return_sequences=False,
+    )  # fmt: skip
+    x, vectors = np.random.default_rng(0).standard_normal((4, 6, 3)), []
+    for filling in (np.nan, 0):
+        x[1, 3:] = filling
+        model = fg.SequenceModel(network, loss="mse")
+        data = model.check(fg.Sequences(x, np.ones(4), lengths=np.array([6, 3, 6, 6])))
+        vectors.append(step(model._learner(data), np.arange(4))[2])
+    assert np.isfinite(vectors[0]).all() and vectors[0].any()
+    assert_same_bits("gradients", *vectors)
+
+
 # -- Minibatches -----------------------------------------------------------------------------------
 
 RANDOM = np.random.default_rng(3)

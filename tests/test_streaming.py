@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastgates as fg
+from fastgates.embedding.program import program_of
 
 
 def every_kind(return_sequences=True):
@@ -134,6 +135,13 @@ def test_streams_are_independent_and_share_parameters():
             other.step(-x[t])
     one.reset()
     assert_same_bits("after reset", one.step(x[0]), expected[0])
+
+
+def test_a_program_holds_no_weights_of_the_way_back():
+    layers = fg.LSTM(3, 16, seed=0), fg.LSTM(3, 16, seed=0)
+    layers[1].forward(np.zeros((1, 2, 3), np.float32))
+    sizes = [program_of(layer).weights.size for layer in layers]
+    assert sizes[0] == sizes[1] < 2 * layers[0].parameter_vector.size
 
 
 def test_a_stream_keeps_its_parameters():

@@ -280,15 +280,16 @@ class _Builder:
         stages = [count for _, count in cell.stages]
         for direction, prepared in zip(module._directions, module._prepared(), strict=True):
             # The weights as the layer itself has packed them: addresses become places.
-            arrays = list(prepared.arrays)
+            packed, *others = prepared.arrays
+            arrays = [packed[: direction.forward_floats], *others]  # not what BPTT needs
             addresses = dict(zip(_PACKED, prepared.addresses, strict=False))
             if direction.settings is not None:
                 arrays.append(direction.settings)
                 addresses["settings"] = address(direction.settings)
             places = {}
             for array, place in zip(arrays, self._add(*arrays), strict=True):
-                for name, packed in addresses.items():
-                    offset = packed - address(array)
+                for name, at in addresses.items():
+                    offset = at - address(array)
                     if 0 <= offset < array.nbytes:
                         places[name] = place + offset // 4
             self._work += (

@@ -199,9 +199,9 @@ class LayerPacking:
         sizes = forward + backward
         starts = [4 * start for start in itertools.accumulate(sizes, initial=0)]
         there = [start if size else None for start, size in zip(starts, sizes, strict=False)]
-        # Bytes from the first array to the transposed ones, and the starts of all arrays: without
-        # those, and with them.
+        # Floats and starts in bytes of all arrays, without the transposed ones and with them.
         self._transposed_at = starts[len(forward)]
+        self.forward_floats = self._transposed_at // 4
         self._without = (
             starts[len(forward)] // 4,
             [*there[: len(forward)], *[None] * len(backward)],

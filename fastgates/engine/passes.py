@@ -109,7 +109,7 @@ class Batch:
 @lru_cache(maxsize=64)
 def full_batch(size: int, time: int) -> Batch:
     """Return the batch of sequences that all have `time` steps."""
-    rows, lengths = np.arange(size), np.full(size, time, np.int64)
+    rows, lengths = np.arange(size, dtype=np.int64), np.full(size, time, np.int64)
     addresses = (address(rows), address(lengths))
     return Batch(size, time, rows, lengths, None, size * time, time, addresses)
 
@@ -264,6 +264,11 @@ class Direction:
             target, source = padded[0][:, : self.hidden_size], unit_weights.reshape(rows, -1)
             packings.append(lambda: np.copyto(target, source))
         return packings
+
+    @property
+    def forward_floats(self) -> int:
+        """How many floats of the packed weights the forward pass needs, the first ones."""
+        return self._packing.forward_floats
 
     def _call(self) -> np.ndarray:
         """Return a call with the fields that depend on the layer alone; not to be changed."""
@@ -477,6 +482,8 @@ class Direction:
             return
         plan.run(self.cell.backward.dispatcher, call)
         assert plan.gradients is not None
+        if plan.threads > 1:  # the calling one was a worker, whose scratch may have moved
+            plan.place(call)
         plan.gradients.sum(call)
 
     def _run_pieces(

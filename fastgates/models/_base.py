@@ -11,7 +11,7 @@ from .. import cells
 from .._checks import positive_integer
 from .._feed import Feed
 from .._parameters import Gradients, Module
-from .._sequences import Sequences, check_finite, moments
+from .._sequences import Sequences, check_finite, moments, zeros_past_ends
 from .._series import batches
 from .._tables import DataError
 from ..dense import Dense
@@ -269,7 +269,7 @@ class Model(Module):
 
     def _in_units(self, data: Sequences) -> Sequences:
         """Return checked data in the networks' units."""
-        return self._feed(data).take(np.arange(len(data)))
+        return self._feed(data).take(np.arange(len(data), dtype=np.int64))
 
     def _output_scaling(self) -> Scaling | None:
         """Return the way back, of all outputs."""
@@ -364,8 +364,9 @@ class Model(Module):
             low, high = data.lengths.min(), data.lengths.max()
             if low < 1 or high > steps:
                 raise DataError(f"lengths must be from 1 to time={steps}, got {low} to {high}")
-        if data.x is not None:
-            check_finite("x", data.x, data.lengths)
+        if data.x is not None and not check_finite("x", data.x, data.lengths):
+            # What is past an end counts for nothing, but zero times NaN is NaN.
+            data = data.replace(x=zeros_past_ends(data.x, data.lengths))
         if data.x_future is not None:
             check_finite("x_future", data.x_future)
         if data.y is not None:
@@ -492,7 +493,9 @@ class Model(Module):
         training : bool
             Whether dropout is applied.
         """
-        return self._gradients_of(self._in_units(data), training)
+        output, tape = self.forward(data, training)
+        loss, d_output, weight = self.loss_of(output, data)
+        return loss, self.backward(tape, d_output), weight
 
     def _gradients_of(
         self, data: Sequences, training: bool = True
@@ -506,6 +509,13 @@ class Model(Module):
 
         The vector of the gradients is good until the next call.
         """
+        if self._overrides(Model, "forward", "loss_of", "gradients"):
+
+            def learn_publicly(rows: np.ndarray) -> tuple[float, np.ndarray, float]:
+                loss, gradients, weight = self.gradients(data.take(rows))
+                return loss, gradients.parameter_vector, weight
+
+            return learn_publicly
         feed = self._feed(data)
 
         def learn(rows: np.ndarray) -> tuple[float, np.ndarray, float]:
@@ -513,6 +523,10 @@ class Model(Module):
             return loss, gradients.parameter_vector, weight
 
         return learn
+
+    def _overrides(self, base: type, *names: str) -> bool:
+        """Tell whether this model's class has methods in place of those of `base`."""
+        return any(getattr(type(self), name) is not getattr(base, name) for name in names)
 
     def evaluate(self, data: Sequences, batch_size: int = 512) -> float:
         """Return the mean loss of data, in the network's units, without dropout."""
@@ -528,7 +542,7 @@ class Model(Module):
 
     def _parts_of(self, data: Sequences, batch_size: int) -> Iterator[Sequences]:
         """Return checked data in the networks' units, some sequences at a time."""
-        feed, numbers = self._feed(data), np.arange(len(data))
+        feed, numbers = self._feed(data), np.arange(len(data), dtype=np.int64)
         return (feed.take(numbers[rows]) for rows in batches(len(data), batch_size))
 
     def _predict(self, data: Sequences, batch_size: int) -> np.ndarray:

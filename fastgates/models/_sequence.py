@@ -207,6 +207,9 @@ class SequenceModel(Model):
 
     def _learner(self, data: Sequences) -> Learn:
         general, feed = super()._learner(data), self._feed(data)
+        parts = ("forward", "loss_of", "gradients", "_forward", "_loss_of", "backward")
+        if self._overrides(SequenceModel, *parts):
+            return general
         # By the size of the batch, and which layers have dropout.
         networks: dict[tuple[int, ...], SteadyNetwork] = {}
         vector = np.empty(self._vector.size, np.float32)
