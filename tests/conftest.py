@@ -1,6 +1,7 @@
 """Markers, hypothesis profiles and the fixtures shared by the tests."""
 
 import os
+import signal
 
 import pytest
 from helpers import CELLS, TORCH_CELLS
@@ -20,6 +21,11 @@ settings.register_profile(
     "explore", settings.get_profile("default"), derandomize=False, max_examples=500
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# A shell that starts pytest in the background lets it, and what it starts, ignore Ctrl-C: what is
+# to be interrupted would never end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=CELLS, ids=str)
