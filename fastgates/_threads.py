@@ -3,7 +3,8 @@
 Kernels are serial and release the GIL; a pass is cut into ranges of the batch (or of the units, for
 weight gradients) that any thread may run, since no result depends on the split. The calling thread
 takes its share, so a pass always ends, whatever else keeps the pool busy. Workers wait on a queue:
-idle ones use no processor time. After ``fork`` the child makes a pool of its own.
+idle ones use no processor time; the calling thread looks out for the last ones for a moment before
+it goes to sleep. After ``fork`` the child makes a pool of its own.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import math
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
+import numpy as np
+
+from .engine.wait import wait_for
 
 __all__ = ["SMALL_WORK", "get_num_threads", "run", "set_num_threads"]
 
@@ -56,18 +59,18 @@ def _default_num_threads() -> int:
 # worker runs, 50 to 100 us pass, in which the calling thread has done a good part of the work.
 SMALL_WORK = 10_000_000
 
+_PATIENCE = 10_000  # looks, some 10 ns each, before the calling thread goes to sleep
+
 _num_threads = _default_num_threads()
+_pool: _Pool | None = None
 _lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
 
 
 def _forget_pool() -> None:
     """In a forked child: the pool's threads stayed in the parent."""
-    global _lock, _pool, _pool_size
+    global _lock, _pool
     _lock = threading.Lock()
     _pool = None
-    _pool_size = 0
 
 
 if hasattr(os, "register_at_fork"):
@@ -101,17 +104,91 @@ def set_num_threads(n: int) -> None:
     _num_threads = n
 
 
-def _get_pool(size: int) -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor  # here, for a quick import of the package
+class _Pool:
+    """Threads that wait for jobs, which do not raise.
 
-    global _pool, _pool_size
-    with _lock:
-        if _pool is None or _pool_size < size:
-            if _pool is not None:
-                _pool.shutdown(wait=False)
-            _pool = ThreadPoolExecutor(size, thread_name_prefix="fastgates")
-            _pool_size = size
-        return _pool
+    Beside :class:`concurrent.futures.ThreadPoolExecutor`, a job begins and ends some 30 us sooner
+    here, a tenth of the smallest pass that is shared. The threads are daemons: the end of the
+    interpreter does not wait for them.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._size = 0
+
+    def submit(self, job: Callable[[], None], times: int) -> None:
+        """Have so many threads run a job."""
+        while self._size < times:
+            with _lock:
+                if self._size < times:
+                    name = f"fastgates_{self._size}"
+                    threading.Thread(
+                        target=_serve, args=(self._jobs,), name=name, daemon=True
+                    ).start()
+                    self._size += 1
+        for _ in range(times):
+            self._jobs.put(job)
+
+
+def _serve(jobs: SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        jobs.get()()
+
+
+class _Job:
+    """Tasks 0 ... count - 1, which the calling thread and some helpers take one after the other."""
+
+    def __init__(
+        self, make_worker: Callable[[], Callable[[int], None]], count: int, helpers: int
+    ) -> None:
+        self._make_worker = make_worker
+        self._count = count
+        self._numbers = itertools.count()
+        self._seats = [None] * helpers  # for helpers to come
+        self._helpers = helpers
+        self._ends: SimpleQueue[BaseException | None] = (
+            SimpleQueue()
+        )  # of helpers, what they raised
+        self._through = np.zeros(1, np.int64)  # their number once more, for compiled code to see
+
+    def _work(self) -> None:
+        task = self._make_worker()
+        for number in self._numbers:
+            if number >= self._count:
+                return
+            task(number)
+
+    def help(self) -> None:
+        """Take part in a thread of the pool."""
+        try:
+            self._seats.pop()
+        except IndexError:  # it came too late
+            return
+        error = None
+        try:
+            self._work()
+        except BaseException as raised:
+            error = raised
+        self._ends.put(error)
+        self._through[0] += 1
+
+    def lead(self) -> None:
+        """Take part in the calling thread, and wait for the helpers that came."""
+        try:
+            self._work()
+        finally:
+            came = self._helpers
+            with suppress(IndexError):
+                while True:  # whoever has not come by now has missed it
+                    self._seats.pop()
+                    came -= 1
+            if came:
+                # Not to go to sleep at once: to be woken takes 50 us, often more than is to wait.
+                wait_for(self._through, came, _PATIENCE)
+            errors = [self._ends.get() for _ in range(came)]
+        for error in errors:
+            if error is not None:
+                raise error
 
 
 def run(make_worker: Callable[[], Callable[[int], None]], count: int, threads: int) -> None:
@@ -122,34 +199,17 @@ def run(make_worker: Callable[[], Callable[[int], None]], count: int, threads: i
     make_worker : callable
         Called once in each thread that takes part; returns what runs a task by its number.
     """
-    if threads == 1 or count == 1:
+    global _pool
+    helpers = min(threads, count) - 1
+    if helpers < 1:
         task = make_worker()
         for number in range(count):
             task(number)
         return
-    numbers = itertools.count()
-
-    def work() -> None:
-        task = make_worker()
-        for number in numbers:
-            if number >= count:
-                return
-            task(number)
-
-    helpers: list[Future[None]] = []
-    wanted = min(threads, count) - 1
-    try:
-        pool = _get_pool(max(wanted, _num_threads - 1))
-        for _ in range(wanted):
-            helpers.append(pool.submit(work))
-    except (RuntimeError, ImportError):  # the interpreter ends, or the pool was just replaced
-        pass
-    try:
-        work()
-    finally:
-        for helper in helpers:
-            if not helper.cancel():
-                helper.exception()  # wait for it
-    for helper in helpers:
-        if not helper.cancelled():
-            helper.result()
+    if _pool is None:
+        with _lock:
+            _pool = _pool or _Pool()
+    job = _Job(make_worker, count, helpers)
+    with suppress(RuntimeError):  # no thread can be started: the interpreter ends
+        _pool.submit(job.help, helpers)
+    job.lead()

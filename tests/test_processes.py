@@ -152,6 +152,55 @@ def test_an_exception_reaches_the_caller(where):
     assert result.stdout.strip() == "done"
 
 
+def test_a_slow_worker_is_waited_for():
+    """Long after the calling thread has stopped looking out for it."""
+    run_quietly("""
+        import threading
+        import time
+        from fastgates import _threads
+
+        main = threading.main_thread()
+        for seconds in (0.0, 0.2):
+            met, done = threading.Barrier(2), []
+
+            def task(number):
+                met.wait(60)
+                if threading.current_thread() is not main:
+                    time.sleep(seconds)
+                done.append(number)
+
+            _threads.run(lambda: task, 2, 2)
+            assert sorted(done) == [0, 1], seconds
+        print("done")
+    """)
+
+
+def test_a_worker_that_comes_too_late_takes_no_part():
+    run_quietly("""
+        import threading
+        from fastgates import _threads
+
+        free, made, done = threading.Event(), [], []
+        pool = _threads._Pool()
+        pool.submit(free.wait, 1)  # its only thread is busy
+        _threads._pool = pool
+        _threads.set_num_threads(2)
+
+        def make_worker():
+            made.append(threading.current_thread())
+            return done.append
+
+        _threads.run(make_worker, 5, 2)
+        assert done == list(range(5))
+        free.set()
+        again = threading.Event()
+        pool.submit(again.set, 1)  # after the job that came too late
+        assert again.wait(60)
+        assert made == [threading.main_thread()]
+        print("done")
+    """)
+
+
 def test_number_of_threads_changes_while_others_compute():
     run_quietly("""
         import threading

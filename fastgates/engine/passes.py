@@ -42,7 +42,8 @@ _WORKSPACE_FLOATS = 32 * 1024  # of projections a worker holds at a time: a part
 _MOST_PLANS = 64  # remembered
 _MOST_ROWS = 32  # of the batch in one range, four times as many where it takes so many weights:
 _WEIGHTS_FLOATS = 384 * 1024  # that leave the L2 cache at each step
-_FEWEST_ROWS = 16  # that a range of several for each thread should have
+_FEWEST_ROWS = 16  # that a range of several for each thread should have, half as many where
+_FEW_WEIGHTS_FLOATS = 16 * 1024  # weights are so few that any number of rows takes them from near
 _RANGES = 4  # for each of several threads, where there are rows enough
 _MOST_PIECES = 8  # of a backward pass, where sources are made again
 _SOURCES_FLOATS = 256 * 1024  # of what second stages multiplied, held at a time on the way back
@@ -216,6 +217,8 @@ class Direction:
         self._spare: list[tuple[int, tuple[np.ndarray, ...]]] = []
         weights = len(cell.gates) * hidden_size * hidden_size
         self._most_rows = 4 * _MOST_ROWS if weights > _WEIGHTS_FLOATS else _MOST_ROWS
+        few = weights <= _FEW_WEIGHTS_FLOATS
+        self._fewest_rows = _FEWEST_ROWS // 2 if few else _FEWEST_ROWS
         # Multiply-adds of one step of one sequence.
         self._work = len(cell.gates) * hidden_size * (input_size + hidden_size)
 
@@ -602,7 +605,7 @@ class Direction:
         key = ("forward", batch.size, steps, keep, threads)
         plan = self._plans.get(key)
         if plan is None:
-            bounds, rows = _ranges(batch.size, self._most_rows, threads)
+            bounds, rows = self._ranges(batch.size, threads)
             scratch = self._forward_scratch(rows, steps, keep)
             plan = self._remember(key, _Plan(self._call(), threads, bounds, scratch, None))
         self._last_forward = (batch, steps, keep, get_num_threads(), plan)
@@ -614,18 +617,31 @@ class Direction:
         if last[0] is batch and last[1:4] == (piece, wants_input, get_num_threads()):
             return last[4]
         threads = self._threads_for(batch, piece)
-        # Every part of the weight gradients gathers all columns for its own units, so sharing pays
-        # later than elsewhere.
-        shared = self._threads_for(batch, batch.longest, 3)
+        shared = self._threads_for(batch, batch.longest)
         key = ("backward", batch.size, wants_input, threads, shared)
         plan = self._plans.get(key)
         if plan is None:
-            bounds, rows = _ranges(batch.size, self._most_rows, threads)
+            bounds, rows = self._ranges(batch.size, threads)
             scratch, call = self._backward_scratch(rows, wants_input), self._call()
             gradients = GradientPlan(call, shared)
             plan = self._remember(key, _Plan(call, threads, bounds, scratch, gradients))
         self._last_backward = (batch, piece, wants_input, get_num_threads(), plan)
         return plan
+
+    def _ranges(self, size: int, threads: int) -> tuple[list[int], int]:
+        """Return the bounds of the ranges that a batch is cut into, and the rows of the largest."""
+        threads = min(threads, size)
+        ranges = -(-size // self._most_rows)
+        if threads > 1:
+            # Several for each thread, since a worker wakes late, a core may be shared with others,
+            # and sequences differ in length.
+            ranges = max(ranges, threads, min(_RANGES * threads, size // self._fewest_rows))
+            ranges = min(-(-ranges // threads) * threads, size)
+        # Whole tiles of rows where there are enough of them.
+        unit = 8 if size >= 16 * ranges else 4 if size >= 8 * ranges else 1
+        units = -(-size // unit)
+        bounds = [min(size, unit * (units * i // ranges)) for i in range(ranges + 1)]
+        return bounds, unit * -(-units // ranges)
 
     def _remember(self, key: tuple[object, ...], plan: _Plan) -> _Plan:
         if len(self._plans) >= _MOST_PLANS:
@@ -633,10 +649,10 @@ class Direction:
         self._plans[key] = plan
         return plan
 
-    def _threads_for(self, batch: Batch, steps: int, times: int = 1) -> int:
-        """Return how many threads may share the work, if it is `times` what is small."""
+    def _threads_for(self, batch: Batch, steps: int) -> int:
+        """Return how many threads may share the work."""
         rows = min(batch.steps, batch.size * steps)
-        return 1 if rows * self._work < times * SMALL_WORK else get_num_threads()
+        return 1 if rows * self._work < SMALL_WORK else get_num_threads()
 
     def states_after(
         self, batch: Batch, saved: Saved, output: np.ndarray, steps: int
@@ -720,22 +736,6 @@ _N_SHARED = FIELD["panel_t_2"] + 1  # what a backward pass takes over from the f
 _pack_head, _ = packer("x", "panel_t_2")
 _pack_piece, _PIECE_AT = packer("first_step", "carried_on")
 _pack_gradients, _GRADIENTS_AT = packer("d_carried", "d_unit_weights")
-
-
-def _ranges(size: int, most_rows: int, threads: int) -> tuple[list[int], int]:
-    """Return the bounds of the ranges that a batch is cut into, and the rows of the largest."""
-    threads = min(threads, size)
-    ranges = -(-size // most_rows)
-    if threads > 1:
-        # Several for each thread, since a worker wakes late, a core may be shared with others, and
-        # sequences differ in length.
-        ranges = max(ranges, threads, min(_RANGES * threads, size // _FEWEST_ROWS))
-        ranges = min(-(-ranges // threads) * threads, size)
-    # Whole tiles of rows where there are enough of them.
-    unit = 8 if size >= 16 * ranges else 4 if size >= 8 * ranges else 1
-    units = -(-size // unit)
-    bounds = [min(size, unit * (units * i // ranges)) for i in range(ranges + 1)]
-    return bounds, unit * -(-units // ranges)
 
 
 class _Plan:
