@@ -121,10 +121,8 @@ class _Pool:
         while self._size < times:
             with _lock:
                 if self._size < times:
-                    name = f"fastgates_{self._size}"
-                    threading.Thread(
-                        target=_serve, args=(self._jobs,), name=name, daemon=True
-                    ).start()
+                    name, arguments = f"fastgates_{self._size}", (self._jobs,)
+                    threading.Thread(target=_serve, name=name, args=arguments, daemon=True).start()
                     self._size += 1
         for _ in range(times):
             self._jobs.put(job)
@@ -146,10 +144,9 @@ class _Job:
         self._numbers = itertools.count()
         self._seats = [None] * helpers  # for helpers to come
         self._helpers = helpers
-        self._ends: SimpleQueue[BaseException | None] = (
-            SimpleQueue()
-        )  # of helpers, what they raised
-        self._through = np.zeros(1, np.int64)  # their number once more, for compiled code to see
+        # What helpers raised, or None, and how many are through, for compiled code to see.
+        self._ends: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._through = np.zeros(1, np.int64)
 
     def _work(self) -> None:
         task = self._make_worker()
