@@ -23,10 +23,11 @@ COMMAND = """
 USE = """
     import json
     import sys
+    import threading
     import numpy as np
     from numba.core import event
     import fastgates as fg
-    from fastgates import _jit, jit
+    from fastgates import _jit, _threads, jit
     from fastgates.layers import Recurrent
     from helpers import CELLS, make_problem
 
@@ -54,6 +55,8 @@ USE = """
         output, tape = readout.forward(problems[0].d_output)
         if sys.argv[2] == "training":
             readout.backward(tape, output)
+        met = threading.Barrier(2)
+        _threads.run(lambda: lambda number: met.wait(60), 2, 2)
     kernels = _jit.kernels()
     print(json.dumps({
         "events": len(recorder.buffer),
