@@ -55,26 +55,13 @@ def _default_num_threads() -> int:
     return max(1, min(available, math.ceil(_quota()) if _quota() < math.inf else available))
 
 
-# Multiply-adds, some 300 us of one thread, below which two are not worth it: until a sleeping
-# worker runs, 50 to 100 us pass, in which the calling thread has done a good part of the work.
-SMALL_WORK = 10_000_000
+# Multiply-adds, 250 us and more of one thread, below which two are not worth it: until a sleeping
+# worker runs, some 50 us pass, in which the calling thread has done a good part of the work.
+SMALL_WORK = 12_000_000
 
 _PATIENCE = 10_000  # looks, some 10 ns each, before the calling thread goes to sleep
 
 _num_threads = _default_num_threads()
-_pool: _Pool | None = None
-_lock = threading.Lock()
-
-
-def _forget_pool() -> None:
-    """In a forked child: the pool's threads stayed in the parent."""
-    global _lock, _pool
-    _lock = threading.Lock()
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
 
 
 def get_num_threads() -> int:
@@ -115,11 +102,12 @@ class _Pool:
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._size = 0
+        self._growing = threading.Lock()
 
     def submit(self, job: Callable[[], None], times: int) -> None:
         """Have so many threads run a job."""
         while self._size < times:
-            with _lock:
+            with self._growing:
                 if self._size < times:
                     name, arguments = f"fastgates_{self._size}", (self._jobs,)
                     threading.Thread(target=_serve, name=name, args=arguments, daemon=True).start()
@@ -131,6 +119,19 @@ class _Pool:
 def _serve(jobs: SimpleQueue[Callable[[], None]]) -> None:
     while True:
         jobs.get()()
+
+
+_pool = _Pool()
+
+
+def _renew_pool() -> None:
+    """In a forked child: the pool's threads stayed in the parent."""
+    global _pool
+    _pool = _Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_pool)
 
 
 class _Job:
@@ -196,16 +197,12 @@ def run(make_worker: Callable[[], Callable[[int], None]], count: int, threads: i
     make_worker : callable
         Called once in each thread that takes part; returns what runs a task by its number.
     """
-    global _pool
     helpers = min(threads, count) - 1
     if helpers < 1:
         task = make_worker()
         for number in range(count):
             task(number)
         return
-    if _pool is None:
-        with _lock:
-            _pool = _pool or _Pool()
     job = _Job(make_worker, count, helpers)
     with suppress(RuntimeError):  # no thread can be started: the interpreter ends
         _pool.submit(job.help, helpers)

@@ -44,6 +44,7 @@ _MOST_ROWS = 32  # of the batch in one range, four times as many where it takes 
 _WEIGHTS_FLOATS = 384 * 1024  # that leave the L2 cache at each step
 _FEWEST_ROWS = 16  # that a range of several for each thread should have, half as many where
 _FEW_WEIGHTS_FLOATS = 16 * 1024  # weights are so few that any number of rows takes them from near
+_GATHER_WORK = 4  # multiply-adds that take as long as to gather a number for the weight gradients
 _RANGES = 4  # for each of several threads, where there are rows enough
 _MOST_PIECES = 8  # of a backward pass, where sources are made again
 _SOURCES_FLOATS = 256 * 1024  # of what second stages multiplied, held at a time on the way back
@@ -617,7 +618,9 @@ class Direction:
         if last[0] is batch and last[1:4] == (piece, wants_input, get_num_threads()):
             return last[4]
         threads = self._threads_for(batch, piece)
-        shared = self._threads_for(batch, batch.longest)
+        # Every part of the weight gradients gathers all columns of inputs and states for itself.
+        gathered = _GATHER_WORK * (self.input_size + self.hidden_size)
+        shared = self._threads_for(batch, batch.longest, gathered)
         key = ("backward", batch.size, wants_input, threads, shared)
         plan = self._plans.get(key)
         if plan is None:
@@ -649,10 +652,10 @@ class Direction:
         self._plans[key] = plan
         return plan
 
-    def _threads_for(self, batch: Batch, steps: int) -> int:
-        """Return how many threads may share the work."""
+    def _threads_for(self, batch: Batch, steps: int, unshared: int = 0) -> int:
+        """Return how many threads may share the work, but for so much of each step's."""
         rows = min(batch.steps, batch.size * steps)
-        return 1 if rows * self._work < SMALL_WORK else get_num_threads()
+        return 1 if rows * (self._work - unshared) < SMALL_WORK else get_num_threads()
 
     def states_after(
         self, batch: Batch, saved: Saved, output: np.ndarray, steps: int
