@@ -20,11 +20,10 @@ from . import cells as registry
 from ._feed import Feed
 from ._jit import CACHE_DIRECTORY_ASKED, cache_directory, cache_problem
 from ._sequences import Sequences
-from ._threads import get_num_threads
+from ._threads import compile_sharing, get_num_threads
 from .clipping import clip_grad_norm
 from .dense import Dense
 from .engine.linear import NARROW, SMALL_ROWS
-from .engine.wait import wait_for
 from .layers import Recurrent
 from .losses import cross_entropy, mse
 from .optimizers import SGD, Adam, RMSprop
@@ -146,7 +145,7 @@ def warmup(
             clip_grad_norm(gradients, 1.0)
             for optimizer in (Adam(dense), RMSprop(dense), SGD(dense, 0.1)):
                 optimizer.step(gradients)
-        wait_for(np.ones(1, np.int64), 1, 1)  # where several threads share a pass
+        compile_sharing()
         # What streams, compiled code and C functions run beside the cells.
         layer = Recurrent(names[0], 1, 1, seed=0)
         model = Sequential(Scaling([0.0], [1.0]), layer, dense)

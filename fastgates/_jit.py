@@ -26,6 +26,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core import types
 from numba.core.ccallback import CFunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
@@ -281,6 +282,18 @@ class _Kernel(_Lazy):
     def __call__(self, *arguments: Any) -> Any:
         # Where a microsecond counts, callers take `dispatcher` themselves.
         return self.dispatcher(*arguments)
+
+    def compiled(self, *arguments: Any) -> Any:
+        """Compile or load the kernel for arguments of these types, and return Numba's result."""
+        defaults: Any = self.py_func.__defaults__
+        self.dispatcher.compile((*arguments, types.Omitted(*defaults)))
+        (compiled,) = self.dispatcher.overloads.values()
+        return compiled
+
+    def address(self, *arguments: Any) -> int:
+        """Return the address of the kernel for arguments of these types."""
+        compiled = self.compiled(*arguments)
+        return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
 
 
 class _CFunction(_Lazy):

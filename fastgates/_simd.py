@@ -51,7 +51,6 @@ __all__ = [
     "absolute",
     "byte_pointer",
     "double_pointer",
-    "fence",
     "float32v",
     "float_pointer",
     "fma",
@@ -282,17 +281,6 @@ def _emit_prefetch(write: int) -> Any:
         return context.get_dummy_value()
 
     return codegen
-
-
-@intrinsic
-def fence(typingctx):  # type: ignore[no-untyped-def]
-    """Let what is read from here on be read from memory: other threads may have written it."""
-
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), codegen
 
 
 @intrinsic

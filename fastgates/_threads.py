@@ -1,10 +1,11 @@
 """How many threads, and the small pool that runs the ranges of a pass.
 
-Kernels are serial and release the GIL; a pass is cut into ranges of the batch (or of the units, for
-weight gradients) that any thread may run, since no result depends on the split. The calling thread
-takes its share, so a pass always ends, whatever else keeps the pool busy. Workers wait on a queue:
-idle ones use no processor time; the calling thread looks out for the last ones for a moment before
-it goes to sleep. After ``fork`` the child makes a pool of its own.
+Kernels are serial. A pass is cut into ranges of the batch (or of the units, for weight gradients)
+that any thread may run, since no result depends on the split. The threads of the pool wait in
+Python, where idle ones use no processor time, and take part in compiled code alone
+(:mod:`fastgates.engine.share`), so none waits for the interpreter's lock. The calling thread takes
+its share, so a pass always ends, whatever else keeps the pool busy. After ``fork`` the child makes
+a pool of its own.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Callable
+import time
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
+from numba.core import types
 
-from .engine.wait import wait_for
+from .engine.call import address, aligned_empty
+from .engine.share import ASLEEP, BOX, CALLS, FAILED, JOB_FIELDS, SHARED, WAIT, lead, serve
 
-__all__ = ["SMALL_WORK", "get_num_threads", "run", "set_num_threads"]
+__all__ = ["SMALL_WORK", "Tasks", "compile_sharing", "get_num_threads", "set_num_threads"]
 
 
 def _quota() -> float:
@@ -59,7 +64,11 @@ def _default_num_threads() -> int:
 # worker runs, some 50 us pass, in which the calling thread has done a good part of the work.
 SMALL_WORK = 12_000_000
 
-_PATIENCE = 10_000  # looks, some 10 ns each, before the calling thread goes to sleep
+# Seconds for which threads look out before they go to sleep, since to be woken takes 50 us: the
+# calling one for the workers' last tasks, a worker for the next job. A training step has several
+# jobs, 10 to 50 us apart.
+_PATIENCE = 100e-6
+_MOST_WORKERS = 1024
 
 _num_threads = _default_num_threads()
 
@@ -92,33 +101,66 @@ def set_num_threads(n: int) -> None:
 
 
 class _Pool:
-    """Threads that wait for jobs, which do not raise.
+    """Threads that serve the jobs in their boxes; they start when they are first wanted.
 
-    Beside :class:`concurrent.futures.ThreadPoolExecutor`, a job begins and ends some 30 us sooner
-    here, a tenth of the smallest pass that is shared. The threads are daemons: the end of the
-    interpreter does not wait for them.
+    They are daemons: the end of the interpreter does not wait for them.
     """
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._size = 0
+        self._boxes = aligned_empty((_MOST_WORKERS, 2 * BOX)).view(np.int64)
+        self._boxes[...] = 0
+        self._boxes_at = address(self._boxes)
+        self._bells: list[SimpleQueue[None]] = []  # of the workers
+        self._leaders: dict[int, SimpleQueue[None]] = {}  # who wait for the job at an address
         self._growing = threading.Lock()
 
-    def submit(self, job: Callable[[], None], times: int) -> None:
-        """Have so many threads run a job."""
-        while self._size < times:
-            with self._growing:
-                if self._size < times:
-                    name, arguments = f"fastgates_{self._size}", (self._jobs,)
-                    threading.Thread(target=_serve, name=name, args=arguments, daemon=True).start()
-                    self._size += 1
-        for _ in range(times):
-            self._jobs.put(job)
+    def run(self, job: np.ndarray, workers: int) -> None:
+        """Run a job with the help of so many workers, or of those that are free."""
+        boxes, bells = self._boxes, self._bells
+        if len(bells) < workers:
+            with suppress(RuntimeError):  # no thread can be started: the interpreter ends
+                self._grow(min(workers, _MOST_WORKERS))
+        workers = min(workers, len(bells))
+        at, told, interrupt = address(job), SimpleQueue[None](), None
+        self._leaders[at] = told
+        patience = _looks()
+        while True:
+            # Whatever interrupts: others work on the caller's arrays, so first comes the end.
+            try:
+                while to_do := lead.dispatcher(at, self._boxes_at, workers, patience):
+                    if to_do == WAIT:
+                        with suppress(Empty):  # what was told may be lost to an interrupt
+                            told.get(timeout=1)
+                        continue
+                    for worker in range(workers):
+                        if boxes[worker, ASLEEP]:
+                            boxes[worker, ASLEEP] = 0
+                            bells[worker].put(None)
+                break
+            except BaseException as error:
+                interrupt = error
+        del self._leaders[at]
+        if interrupt is not None:
+            raise interrupt
 
+    def _grow(self, size: int) -> None:
+        with self._growing:
+            for worker in range(len(self._bells), size):
+                name, bell = f"fastgates_{worker}", SimpleQueue[None]()
+                arguments = (worker, bell)
+                threading.Thread(target=self._serve, name=name, args=arguments, daemon=True).start()
+                self._bells.append(bell)
 
-def _serve(jobs: SimpleQueue[Callable[[], None]]) -> None:
-    while True:
-        jobs.get()()
+    def _serve(self, worker: int, bell: SimpleQueue[None]) -> None:
+        box, patience = self._boxes_at + 8 * BOX * worker, _looks()
+        while True:
+            job = serve.dispatcher(box, 1 + worker, patience)
+            if job == 0:
+                bell.get()
+                continue
+            told = self._leaders.get(job)
+            if told is not None:
+                told.put(None)
 
 
 _pool = _Pool()
@@ -134,76 +176,96 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_pool)
 
 
-class _Job:
-    """Tasks 0 ... count - 1, which the calling thread and some helpers take one after the other."""
-
-    def __init__(
-        self, make_worker: Callable[[], Callable[[int], None]], count: int, helpers: int
-    ) -> None:
-        self._make_worker = make_worker
-        self._count = count
-        self._numbers = itertools.count()
-        self._seats = [None] * helpers  # for helpers to come
-        self._helpers = helpers
-        # What helpers raised, or None, and how many are through, for compiled code to see.
-        self._ends: SimpleQueue[BaseException | None] = SimpleQueue()
-        self._through = np.zeros(1, np.int64)
-
-    def _work(self) -> None:
-        task = self._make_worker()
-        for number in self._numbers:
-            if number >= self._count:
-                return
-            task(number)
-
-    def help(self) -> None:
-        """Take part in a thread of the pool."""
-        try:
-            self._seats.pop()
-        except IndexError:  # it came too late
-            return
-        error = None
-        try:
-            self._work()
-        except BaseException as raised:
-            error = raised
-        self._ends.put(error)
-        self._through[0] += 1
-
-    def lead(self) -> None:
-        """Take part in the calling thread, and wait for the helpers that came."""
-        try:
-            self._work()
-        finally:
-            came = self._helpers
-            with suppress(IndexError):
-                while True:  # whoever has not come by now has missed it
-                    self._seats.pop()
-                    came -= 1
-            if came:
-                # Not to go to sleep at once: to be woken takes 50 us, often more than is to wait.
-                wait_for(self._through, came, _PATIENCE)
-            errors = [self._ends.get() for _ in range(came)]
-        for error in errors:
-            if error is not None:
-                raise error
+@lru_cache(maxsize=1)
+def _looks() -> int:
+    """Return how often a thread looks in ``_PATIENCE``."""
+    box, looks, seconds = np.zeros(BOX, np.int64), 10_000, []
+    for _ in range(3):
+        began = time.perf_counter()
+        serve.dispatcher(address(box), 1, looks)
+        seconds.append(time.perf_counter() - began)
+    return math.ceil(looks * _PATIENCE / min(seconds))
 
 
-def run(make_worker: Callable[[], Callable[[int], None]], count: int, threads: int) -> None:
-    """Run the tasks 0 ... count - 1 on up to `threads` threads, the calling one included.
+def compile_sharing() -> None:
+    """Compile or load what threads share their work with."""
+    for kernel, count in ((lead, 4), (serve, 3)):
+        kernel.compiled(*[types.int64] * count)
+
+
+class Tasks:
+    """The tasks of a kernel, which some threads share.
 
     Parameters
     ----------
-    make_worker : callable
-        Called once in each thread that takes part; returns what runs a task by its number.
+    kernel : kernel
+        It takes a call and two numbers, its results do not depend on who calls it when.
+    bounds : list of int
+        Task i is given ``bounds[i]`` and ``bounds[i + 1]``.
+    threads : int
+        At most, the calling one included.
+    stride : int, optional
+        How many int64 the calls of threads are apart; 0 where all take the same.
+    by_task : bool, optional
+        Whether tasks have calls of their own, instead of threads.
+    n_alike : int, optional
+        How many int64 of the first call go into those of the other threads, when they are run.
     """
-    helpers = min(threads, count) - 1
-    if helpers < 1:
-        task = make_worker()
-        for number in range(count):
-            task(number)
-        return
-    job = _Job(make_worker, count, helpers)
-    with suppress(RuntimeError):  # no thread can be started: the interpreter ends
-        _pool.submit(job.help, helpers)
-    job.lead()
+
+    def __init__(
+        self,
+        kernel: Any,
+        bounds: list[int],
+        threads: int,
+        stride: int = 0,
+        by_task: bool = False,
+        n_alike: int = 0,
+    ) -> None:
+        self._kernel, self._stride, self._by_task = kernel, stride, by_task
+        self._n_alike = n_alike
+        self._tasks = list(itertools.pairwise(bounds))
+        self._workers = min(threads, len(self._tasks)) - 1
+        if self._workers > 0:
+            compile_sharing()
+            self._numbers = np.array(self._tasks, np.int64)
+            fields = dict.fromkeys(JOB_FIELDS, 0) | {
+                "posted": -1,
+                "expected": -1,
+                "failed": -1,
+                "kernel": kernel.address(*SHARED),
+                "stride": stride,
+                "by_task": int(by_task),
+                "tasks": address(self._numbers),
+                "count": (count := len(self._tasks)),
+                "threads": (threads := 1 + self._workers),
+            }
+            shares = [count * thread // threads for thread in range(threads)]
+            self._job = np.array([*(fields[name] for name in JOB_FIELDS), *shares], np.int64)
+
+    def run(self, calls: np.ndarray) -> None:
+        """Run all tasks with these calls, int64, one after the other in a flat array."""
+        if self._workers > 0:
+            self._share(calls)
+        elif self._by_task:
+            for number in range(len(self._tasks)):
+                self._run_one(calls, number)
+        else:
+            kernel = self._kernel.dispatcher
+            for begin, end in self._tasks:
+                kernel(calls, begin, end)
+
+    def _share(self, calls: np.ndarray) -> None:
+        if self._n_alike > 0:
+            of_threads = calls.reshape(-1, self._stride)
+            of_threads[1:, : self._n_alike] = of_threads[0, : self._n_alike]
+        job = self._job.copy()
+        job[CALLS] = address(calls)
+        _pool.run(job, self._workers)
+        failed = int(job[FAILED])
+        if failed >= 0:
+            self._run_one(calls, failed)  # to raise in Python what it raised
+            raise RuntimeError(f"{self._kernel.__name__} failed in a thread")
+
+    def _run_one(self, calls: np.ndarray, number: int) -> None:
+        place = number * self._stride if self._by_task else 0
+        self._kernel.dispatcher(calls[place:], *self._tasks[number])

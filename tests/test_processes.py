@@ -120,31 +120,19 @@ def test_an_exception_reaches_the_caller(where):
     """And the pool goes on working."""
     code = """
         import sys
-        import threading
-        import time
-        from fastgates import _threads
+        from shared_tasks import Acting
 
-        main = threading.main_thread()
-        met = threading.Barrier(2)
-
-        def make_worker():
-            def task(number):
-                met.wait(60)  # so that both threads have one of the two tasks
-                in_main = threading.current_thread() is main
-                if in_main == (sys.argv[1] == "caller"):
-                    raise ArithmeticError("of the task")
-            return task
-
+        thread = ["caller", "worker"].index(sys.argv[1])
         for _ in range(3):
             try:
-                _threads.run(make_worker, 2, 2)
+                Acting(2, meet=2, fails=thread).run()
             except ArithmeticError as error:
                 assert str(error) == "of the task"
             else:
                 raise AssertionError("no exception")
-        done = []
-        _threads.run(lambda: done.append, 10, 3)
-        assert sorted(done) == list(range(10))
+        acting = Acting(10)
+        acting.run()
+        assert (acting.results >= 0).all()
         print("done")
     """
     result = run_python(code, where, env=THREADS)
@@ -152,51 +140,102 @@ def test_an_exception_reaches_the_caller(where):
     assert result.stdout.strip() == "done"
 
 
-def test_a_slow_worker_is_waited_for():
-    """Long after the calling thread has stopped looking out for it."""
+def test_an_exception_of_a_worker_alone_reaches_the_caller_too():
     run_quietly("""
-        import threading
-        import time
-        from fastgates import _threads
+        from shared_tasks import Acting
 
-        main = threading.main_thread()
-        for seconds in (0.0, 0.2):
-            met, done = threading.Barrier(2), []
-
-            def task(number):
-                met.wait(60)
-                if threading.current_thread() is not main:
-                    time.sleep(seconds)
-                done.append(number)
-
-            _threads.run(lambda: task, 2, 2)
-            assert sorted(done) == [0, 1], seconds
+        try:
+            Acting(2, meet=2, fails=1, only_once=True).run()
+        except RuntimeError as error:
+            assert str(error) == "act failed in a thread"
+        else:
+            raise AssertionError("no exception")
         print("done")
     """)
 
 
-def test_a_worker_that_comes_too_late_takes_no_part():
+def test_a_slow_worker_is_waited_for_without_processor_time():
+    """Long after the calling thread has done all else and stopped looking out for it."""
     run_quietly("""
         import threading
-        from fastgates import _threads
+        import time
+        from shared_tasks import Acting
 
-        free, made, done = threading.Event(), [], []
-        pool = _threads._Pool()
-        pool.submit(free.wait, 1)  # its only thread is busy
-        _threads._pool = pool
-        _threads.set_num_threads(2)
+        Acting(2, meet=2).run()
+        acting = Acting(8, meet=2, waits=1)
+        timer = threading.Timer(0.5, acting.go)
+        timer.start()
+        began, used = time.perf_counter(), time.thread_time()
+        acting.run()
+        seconds, used = time.perf_counter() - began, time.thread_time() - used
+        assert seconds > 0.3, seconds
+        assert used < 0.1, used
+        assert list(acting.results) == [0, 0, 0, 0, 1, 0, 0, 0]  # it began its own share
+        print("done")
+    """)
 
-        def make_worker():
-            made.append(threading.current_thread())
-            return done.append
 
-        _threads.run(make_worker, 5, 2)
-        assert done == list(range(5))
-        free.set()
-        again = threading.Event()
-        pool.submit(again.set, 1)  # after the job that came too late
-        assert again.wait(60)
-        assert made == [threading.main_thread()]
+def test_an_interrupt_waits_for_the_workers():
+    """Others work on the caller's arrays, which would be gone."""
+    run_quietly("""
+        import _thread
+        import threading
+        import time
+        from shared_tasks import Acting
+
+        Acting(2, meet=2).run()
+        acting = Acting(2, meet=2, waits=1)
+        interrupted = []
+
+        def interrupt_twice_then_go():
+            while acting.came < 2:
+                time.sleep(0.01)
+            for _ in range(2):
+                time.sleep(0.1)
+                _thread.interrupt_main()
+                interrupted.append(sorted(acting.results))
+            time.sleep(0.1)
+            acting.go()
+
+        thread = threading.Thread(target=interrupt_twice_then_go)
+        thread.start()
+        try:
+            acting.run()
+        except KeyboardInterrupt:
+            pass
+        else:
+            raise AssertionError("no interrupt")
+        assert sorted(acting.results) == [0, 1]
+        assert interrupted == [[-1, 0], [-1, 0]]
+        thread.join()
+        acting = Acting(2, meet=2)
+        acting.run()
+        assert sorted(acting.results) == [0, 1]
+        print("done")
+    """)
+
+
+def test_a_busy_worker_takes_no_part_in_other_work():
+    run_quietly("""
+        import threading
+        import time
+        from shared_tasks import Acting
+
+        busy = Acting(2, meet=2, waits=1)
+        thread = threading.Thread(target=busy.run)
+        thread.start()
+        while busy.came < 2:
+            time.sleep(0.01)
+        other = Acting(5)
+        for _ in range(3):
+            other.run()
+            assert list(other.results) == [0] * 5
+        busy.go()
+        thread.join()
+        assert sorted(busy.results) == [0, 1]
+        again = Acting(2, meet=2)  # both threads or none
+        again.run()
+        assert sorted(again.results) == [0, 1]
         print("done")
     """)
 

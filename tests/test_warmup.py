@@ -23,11 +23,11 @@ COMMAND = """
 USE = """
     import json
     import sys
-    import threading
     import numpy as np
     from numba.core import event
     import fastgates as fg
-    from fastgates import _jit, _threads, jit
+    from fastgates import _jit, jit
+    from fastgates.engine import passes
     from fastgates.layers import Recurrent
     from helpers import CELLS, make_problem
 
@@ -55,8 +55,12 @@ USE = """
         output, tape = readout.forward(problems[0].d_output)
         if sys.argv[2] == "training":
             readout.backward(tape, output)
-        met = threading.Barrier(2)
-        _threads.run(lambda: lambda number: met.wait(60), 2, 2)
+        fg.set_num_threads(2)
+        passes.SMALL_WORK = 0
+        problems[0].layer(problems[0].x, **problems[0].data)
+        if sys.argv[2] == "training":
+            problems[0].run()
+        model.stream(batch_size=200).run(np.zeros((200, 500, 1)))
     kernels = _jit.kernels()
     print(json.dumps({
         "events": len(recorder.buffer),

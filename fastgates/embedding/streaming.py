@@ -8,7 +8,7 @@ import numpy as np
 
 from .._checks import positive_integer, real_array
 from .._jit import STAMP
-from .._threads import SMALL_WORK, get_num_threads, run
+from .._threads import SMALL_WORK, Tasks, get_num_threads
 from ..engine import step
 from ..engine.call import address
 from .program import Program
@@ -16,10 +16,6 @@ from .program import Program
 __all__ = ["Stream"]
 
 _FLOAT32 = np.dtype(np.float32)
-_PLACE = {name: place for place, name in enumerate(step.ARGUMENTS)}
-_INPUTS, _INPUT_ROW = _PLACE["inputs"], _PLACE["input_row"]
-_OUTPUT, _OUTPUT_ROW = _PLACE["output"], _PLACE["output_row"]
-_STATES, _N_ROWS = _PLACE["states"], _PLACE["n_rows"]
 
 
 class Stream:
@@ -230,25 +226,8 @@ class Stream:
         """Run a call on several threads, each with some of the rows at a time."""
         threads = get_num_threads()
         size = max(step.BLOCK_ROWS, -(-self.batch_size // (4 * threads)))
-        places = {
-            _INPUTS: 4 * int(call[_INPUT_ROW]),
-            _STATES: 4 * self._program.row,
-            _OUTPUT: 4 * int(call[_OUTPUT_ROW]),
-        }
-
-        def make_worker() -> Any:
-            mine = call.copy()
-
-            def work(number: int) -> None:
-                first = number * size
-                for place, stride in places.items():
-                    mine[place] = call[place] + first * stride
-                mine[_N_ROWS] = min(size, self.batch_size - first)
-                self._run(address(mine), None)
-
-            return work
-
-        run(make_worker, -(-self.batch_size // size), threads)
+        bounds = [*range(0, self.batch_size, size), self.batch_size]
+        Tasks(step.run_rows, bounds, threads).run(call)
 
 
 def _restore(kind: type[Stream], program: Program, rows: np.ndarray) -> Stream:

@@ -33,8 +33,10 @@ from numba.extending import intrinsic, lower_getattr_generic, models, register_m
 
 __all__ = [
     "FIELD",
+    "N_ALIKE",
     "N_FIELDS",
     "ONE_AT",
+    "Calls",
     "Scratch",
     "address",
     "aligned",
@@ -126,6 +128,7 @@ _NAMES = (
     "discarded",  # [Hp]: an output that is not wanted
     # weight gradients
     "chunk",  # steps a chunk
+    "sums",  # how the piece before left the results
     "a",  # scratch (chunk, a_stride): inputs, states before the step, sources
     "a_stride",
     "b",  # scratch (chunk, b_stride): gradients of the slots, [slot][owned block][lane]
@@ -331,13 +334,50 @@ class Scratch:
         for name, number in numbers.items():
             self._values[FIELD[name] - min(places)] = number
 
-    def start(self) -> int:
-        """Return where this scratch may lie in that of the calling thread."""
-        return scratch_start(self.floats)
-
     def place(self, call: np.ndarray, start: int) -> None:
         """Give the fields of a call places from `start` on."""
         placed = self._placed
         if placed[0] != start:
             placed = self._placed = (start, self._is_place * start + self._values)
         call[self._fields] = placed[1]
+
+
+#: How many fields the calls of all threads have in common, the first ones.
+N_ALIKE = FIELD["chunk_rows"]
+
+
+class Calls:
+    """The calls of some threads, side by side: alike, but each with scratch of its own.
+
+    Parameters
+    ----------
+    call : ndarray
+        With all that does not change; it is not changed.
+    threads : int
+    scratches : sequence of Scratch
+        Used one after the other, so they may lie in the same place.
+    """
+
+    def __init__(self, call: np.ndarray, threads: int, *scratches: Scratch) -> None:
+        self._call, self._threads, self._scratches = call, threads, scratches
+        self._floats = max(scratch.floats for scratch in scratches)
+        self._ready = (-1, call)
+
+    def new(self) -> np.ndarray:
+        """Return calls of which the first one is to be filled; a kernel may be given them as one.
+
+        They are good until the calling thread's scratch is used for something else.
+        """
+        start, ready = scratch_start(self._threads * self._floats), self._ready
+        if ready[0] != start:
+            calls = np.tile(self._call, self._threads)
+            self.place(calls)
+            ready = self._ready = (start, calls)
+        return ready[1].copy()
+
+    def place(self, calls: np.ndarray) -> None:
+        """Give calls their scratch once more, which may have moved since."""
+        start = scratch_start(self._threads * self._floats)
+        for thread, call in enumerate(calls.reshape(self._threads, -1)):
+            for scratch in self._scratches:
+                scratch.place(call, start + 4 * thread * self._floats)

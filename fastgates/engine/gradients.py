@@ -16,9 +16,6 @@ One kernel serves every cell and :class:`fastgates.Dense`, since equations play 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-
 import numpy as np
 
 from .._jit import INT0, STAMP, helper, kernel
@@ -33,9 +30,9 @@ from .._simd import (
     store,
     store_first,
 )
-from .._threads import run
+from .._threads import Tasks
 from .._vecmath import ZERO
-from .call import FIELD, ONE_AT, Scratch, address, aligned_empty, record
+from .call import FIELD, N_ALIKE, N_FIELDS, ONE_AT, Scratch, address, aligned_empty, record
 from .forward import kept_row, load_row, restarts_at, row_of_step
 from .multiply import GROUP, call_multiply
 
@@ -43,6 +40,8 @@ __all__ = ["GradientPlan", "WeightGradients", "weight_gradients"]
 
 _HAS_SUMS = 1 << 32  # more than there are rows in a chunk
 _HAS_STATES = 2 * _HAS_SUMS
+_SUMS = FIELD["sums"]
+_N_PASSED = FIELD["chunk"]  # fields that change from piece to piece are among these
 _BIAS_STEPS = 16  # summed alone, for small rounding errors in sums of many terms
 _STEP = GROUP * LANES  # from one column of the results to the next
 _PART_FLOATS = 384 * 1024  # of results and scratch of a part: most of an L2 cache
@@ -249,24 +248,16 @@ def _scatter_all(call, first_block, n_owned, has_states):
 
 
 @kernel
-def weight_gradients(calls, first_block, end_block, state, stamp=STAMP):
+def weight_gradients(calls, first_block, end_block, stamp=STAMP):
     """Add a piece to the gradients of the weights of the blocks of units first_block ... end_block.
 
-    Pieces come from the last to the first, which also writes the results.
-
-    Parameters
-    ----------
-    state : int
-        How the piece before left the sums: the rows of the chunk that wait in the scratch, and
-        ``_HAS_SUMS`` and ``_HAS_STATES`` if there were chunks before, and such with states other
-        than zero. 0 to begin with.
-
-    Returns
-    -------
-    int
-        The same for the next piece.
+    Pieces come from the last to the first, which also writes the results. The call holds how a
+    piece left the sums for the next one: the rows of the chunk that wait in the scratch, and
+    ``_HAS_SUMS`` and ``_HAS_STATES`` if there were chunks before, and such with states other than
+    zero. It is 0 to begin with, and in the end.
     """
     call = record(calls)
+    state = call.sums
     n_owned = end_block - first_block
     lengths = int_pointer(call.lengths)
     steps = state % _HAS_SUMS
@@ -290,9 +281,11 @@ def weight_gradients(calls, first_block, end_block, state, stamp=STAMP):
             _add_products(call, n_owned, steps, INT0 + 1, INT0 + 3, joins_states)
             joins_states = INT0 + 1
         joins, steps, states = INT0 + 1, INT0, INT0
+    state = joins_states * _HAS_STATES + joins * _HAS_SUMS + steps
     if call.first_step == 0:
         _scatter_all(call, first_block, n_owned, joins_states)
-    return joins_states * _HAS_STATES + joins * _HAS_SUMS + steps
+        state = INT0
+    int_pointer(calls.ctypes.data)[_SUMS] = state
 
 
 def _stride(size: int) -> int:
@@ -334,7 +327,8 @@ class GradientPlan:
         floats = (width + _CHUNK) * n_slots * n_blocks * LANES
         self.threads = threads = min(threads, n_blocks)
         parts = max(threads, min(n_blocks, -(-floats // _PART_FLOATS)))
-        self.ranges = list(itertools.pairwise(n_blocks * i // parts for i in range(parts + 1)))
+        self.bounds = [n_blocks * i // parts for i in range(parts + 1)]
+        self._tasks = Tasks(weight_gradients, self.bounds, threads, N_FIELDS, n_alike=N_ALIKE)
         most = -(-n_blocks // parts)
         # A vector more, since rows are copied in whole vectors.
         a_stride, b_stride = _stride(width + LANES - 1), _stride(n_slots * most * LANES)
@@ -350,27 +344,15 @@ class GradientPlan:
             one=ONE_AT,
         )
 
-    def sum(self, call: np.ndarray) -> None:
+    def sum(self, calls: np.ndarray) -> None:
         """Sum over all steps at once.
 
         Parameters
         ----------
-        call : ndarray
-            A call that has all but the fields from ``chunk`` to ``d_bias``; with one thread, those
-            as well: :attr:`scratch` has its place.
+        calls : ndarray
+            One for each thread, with :attr:`scratch` in place; the first one is filled.
         """
-        kernel = weight_gradients.dispatcher
-        if self.threads == 1:
-            for begin, end in self.ranges:
-                kernel(call, begin, end, 0)
-            return
-
-        def make_worker() -> Callable[[int], None]:
-            mine = call.copy()
-            self.scratch.place(mine, self.scratch.start())
-            return lambda number: kernel(mine, *self.ranges[number], 0)
-
-        run(make_worker, len(self.ranges), self.threads)
+        self._tasks.run(calls)
 
 
 class WeightGradients:
@@ -379,26 +361,21 @@ class WeightGradients:
     Parameters
     ----------
     plan : GradientPlan
-        Each of its parts gets scratch of its own, which outlives a piece.
+        Each of its parts gets a call of its own, with scratch that outlives a piece.
+    call : ndarray
+        As for a pass over a piece.
     """
 
-    def __init__(self, plan: GradientPlan) -> None:
-        self._plan = plan
-        self._states = [0] * len(plan.ranges)
-        self._own = [aligned_empty(plan.scratch.floats) for _ in plan.ranges]
+    def __init__(self, plan: GradientPlan, call: np.ndarray) -> None:
+        parts = len(plan.bounds) - 1
+        self._calls = np.tile(call[:N_FIELDS], (parts, 1))
+        self._own = [aligned_empty(plan.scratch.floats) for _ in range(parts)]
+        for mine, scratch in zip(self._calls, self._own, strict=True):
+            plan.scratch.place(mine, address(scratch))
+        bounds, threads = plan.bounds, plan.threads
+        self._tasks = Tasks(weight_gradients, bounds, threads, N_FIELDS, by_task=True)
 
     def add(self, call: np.ndarray) -> None:
         """Add a piece; with the one that begins at step 0 the results are complete."""
-        plan, kernel = self._plan, weight_gradients.dispatcher
-
-        def make_worker() -> Callable[[int], None]:
-            mine = call.copy()
-
-            def add_part(number: int) -> None:
-                plan.scratch.place(mine, address(self._own[number]))
-                state = self._states[number]
-                self._states[number] = kernel(mine, *plan.ranges[number], state)
-
-            return add_part
-
-        run(make_worker, len(plan.ranges), plan.threads)
+        self._calls[:, :_N_PASSED] = call[:_N_PASSED]
+        self._tasks.run(self._calls.ravel())

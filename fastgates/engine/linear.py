@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from .._jit import INT0, STAMP, helper, kernel
@@ -17,9 +15,9 @@ from .._simd import (
     store_first,
     where_less,
 )
-from .._threads import SMALL_WORK, get_num_threads, run
+from .._threads import SMALL_WORK, Tasks, get_num_threads
 from .._vecmath import ZERO, exp_of_minus
-from .call import Scratch, address, make_call, nothing, record
+from .call import N_FIELDS, Calls, Scratch, address, make_call, nothing, record
 from .forward import load_row, store_row
 from .gradients import GradientPlan
 from .multiply import call_multiply, multiply_address
@@ -196,19 +194,18 @@ class AffineMap:
         self._n_rows, self._work = n_rows, n_rows * n_inputs * n_outputs
         self._rows = max(_ROWS, _WORKSPACE // bias.size)  # of a range of one thread
         self._scratch = Scratch({"workspace": min(n_rows, self._rows) * bias.size})
+        self._plans: dict[int, tuple[Calls, Tasks]] = {}
 
     def run(self) -> None:
         """Fill `y`."""
         threads = 1 if self._work < SMALL_WORK else get_num_threads()
-        rows, n_rows = self._rows if threads == 1 else _ROWS, self._n_rows
-
-        def make_worker() -> Callable[[int], None]:
-            mine = self._call.copy()
-            self._scratch.place(mine, self._scratch.start())
-            kernel = affine_rows.dispatcher
-            return lambda i: kernel(mine, i * rows, min(n_rows, (i + 1) * rows))
-
-        run(make_worker, -(-n_rows // rows), threads)
+        plan = self._plans.get(threads)
+        if plan is None:
+            bounds = [*range(0, self._n_rows, self._rows if threads == 1 else _ROWS), self._n_rows]
+            calls = Calls(self._call, threads, self._scratch)
+            plan = self._plans[threads] = calls, Tasks(affine_rows, bounds, threads, N_FIELDS)
+        calls, tasks = plan
+        tasks.run(calls.new())
 
 
 def affine(x: np.ndarray, panel: np.ndarray, bias: np.ndarray, n_outputs: int) -> np.ndarray:
@@ -284,17 +281,19 @@ class AffineGradients:
             d_bias_ih=d_bias,
         )
         self._work = n_rows * n_inputs * n_outputs
-        self._plans: dict[int, GradientPlan] = {}
+        self._plans: dict[int, tuple[Calls, GradientPlan]] = {}
 
     def run(self) -> None:
         """Fill the gradients."""
         threads = 1 if self._work < SMALL_WORK else get_num_threads()
         plan = self._plans.get(threads)
         if plan is None:
-            plan = self._plans[threads] = GradientPlan(self._call, threads)
+            gradients = GradientPlan(self._call, threads)
+            calls = Calls(self._call, gradients.threads, gradients.scratch)
+            plan = self._plans[threads] = calls, gradients
+        calls, gradients = plan
         self._padded[:, : self._d_y.shape[1]] = self._d_y
-        plan.scratch.place(self._call, plan.scratch.start())
-        plan.sum(self._call)
+        gradients.sum(calls.new())
 
 
 def affine_gradients(x: np.ndarray, d_y: np.ndarray, d_weight: int, d_bias: int) -> None:

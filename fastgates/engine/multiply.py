@@ -314,9 +314,7 @@ _N_ARGUMENTS = 19
 @lru_cache(maxsize=1)
 def multiply_address() -> int:
     """Return the address of the compiled kernel, for :func:`call_multiply`."""
-    multiply(*[0] * _N_ARGUMENTS)
-    (compiled,) = multiply.overloads.values()
-    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+    return int(multiply.address(*[types.int64] * _N_ARGUMENTS))
 
 
 @intrinsic

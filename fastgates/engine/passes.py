@@ -10,7 +10,6 @@ Everything here takes checked arrays: C-contiguous float32 data, states stacked 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,17 +18,19 @@ from typing import Any
 import numpy as np
 
 from .._simd import LANES
-from .._threads import SMALL_WORK, get_num_threads, run
+from .._threads import SMALL_WORK, Tasks, get_num_threads
 from ..cells import Cell
 from .call import (
     FIELD,
+    N_ALIKE,
+    N_FIELDS,
+    Calls,
     Scratch,
     address,
     aligned_empty,
     make_call,
     nothing,
     packer,
-    scratch_start,
     slot_row_of,
 )
 from .gradients import GradientPlan, WeightGradients
@@ -357,42 +358,42 @@ class Direction:
             lengths,
             address(batch.resets),
         )
-        place, kernel = address(carried), self.cell.forward.dispatcher
+        place = address(carried)
         weights = prepared.addresses
         if not keep:
             plan = self._forward_plan(batch, batch.time, False)
             end, after = first + batch.time, address(carried_on)
-            call = plan.new_call()
+            call = plan.calls.new()
             _pack_head(call, 0, *arrays, 0, 0, first, end, first, first, place, after, *weights)
-            plan.run(kernel, call)
+            plan.run(call)
             return None
         longest = batch.longest
         if segment is None or segment >= longest:
             plan = self._forward_plan(batch, longest, True)
             kept = self.buffers(size * longest) if kept is None else kept
             saved, cells = address(kept[0]), address(kept[1])
-            call = plan.new_call()
+            call = plan.calls.new()
             _pack_head(call, 0, *arrays, saved, cells, 0, longest, 0, 0, place, 0, *weights)
-            plan.run(kernel, call)
+            plan.run(call)
             return Saved(call, kept, longest, carried, None, prepared)
         shape = (-(-longest // segment) - 1, *self._carried_shape(batch))
         checkpoints = aligned_empty(shape)
         plan = self._forward_plan(batch, segment, False)
-        call = plan.new_call()
+        call = plan.calls.new()
         for number, begin in enumerate(range(0, longest, segment)):
             after = address(checkpoints[number]) if number < shape[0] else 0
             end = min(longest, begin + segment)
             _pack_head(call, 0, *arrays, 0, 0, begin, end, begin, 0, place, after, *weights)
-            plan.run(kernel, call)
+            plan.run(call)
             place = after
         return Saved(call, (), segment, carried, checkpoints, prepared)
 
     def forward_again(self, batch: Batch, saved: Saved) -> None:
         """Run a forward pass that kept all steps once more, on what its arrays hold by now."""
         plan = self._forward_plan(batch, saved.segment, True)
-        call = plan.new_call()
+        call = plan.calls.new()
         call[:_N_SHARED] = saved.call[:_N_SHARED]
-        plan.run(self.cell.forward.dispatcher, call)
+        plan.run(call)
 
     def backward(
         self,
@@ -478,16 +479,14 @@ class Direction:
         if d_states is not None:
             self._fill_last_states(d_states[:, self.index], batch, d_output, d_final)
         plan = self._backward_plan(batch, piece, d_input is not None)
-        call = plan.new_call()
+        call = plan.calls.new()
         call[:_N_SHARED] = saved.call[:_N_SHARED]
         _pack_gradients(call, _GRADIENTS_AT, *fields)
         if d_carried is not None:
             self._run_pieces(plan, call, batch, saved, made, d_states)
             return
-        plan.run(self.cell.backward.dispatcher, call)
+        plan.run(call)
         assert plan.gradients is not None
-        if plan.threads > 1:  # the calling one was a worker, whose scratch may have moved
-            plan.place(call)
         plan.gradients.sum(call)
 
     def _run_pieces(
@@ -504,7 +503,7 @@ class Direction:
         call[_KEPT] = (address(kept[0]), address(kept[1]))
         sources_at, row = address(sources), batch.size * self.n_blocks * LANES
         assert plan.gradients is not None and d_carried is not None
-        weights = WeightGradients(plan.gradients)
+        weights = WeightGradients(plan.gradients, call)
         longest, segment = batch.longest, saved.segment
         for begin in range((longest - 1) // segment * segment, -1, -segment):
             end = min(longest, begin + segment)
@@ -513,18 +512,18 @@ class Direction:
                 if begin:
                     carried = address(saved.checkpoints[begin // segment - 1])
                 again = self._forward_plan(batch, end - begin, True)
-                once_more = again.new_call()
+                once_more = again.calls.new()
                 once_more[:_N_SHARED] = call[:_N_SHARED]
                 _pack_piece(once_more, _PIECE_AT, begin, end, begin, 0, carried, 0)
                 once_more[_RETURNED] = 0  # the user's by now, and known
-                again.run(self.cell.forward.dispatcher, once_more)
+                again.run(once_more)
             for first in range(begin + (end - begin - 1) // piece * piece, begin - 1, -piece):
                 last = min(end, first + piece)
                 _pack_piece(call, _PIECE_AT, first, last, begin, 0, carried, 0)
                 if sources_at:
                     call[_SOURCES] = sources_at - 4 * (first - begin) * row
-                plan.place(call)
-                plan.run(self.cell.backward.dispatcher, call)
+                plan.calls.place(call)
+                plan.run(call)
                 weights.add(call)
                 if d_states is not None and first > 0:
                     self._add_carried(d_states[:, self.index], batch, d_carried, first - 1)
@@ -608,7 +607,8 @@ class Direction:
         if plan is None:
             bounds, rows = self._ranges(batch.size, threads)
             scratch = self._forward_scratch(rows, steps, keep)
-            plan = self._remember(key, _Plan(self._call(), threads, bounds, scratch, None))
+            calls = Calls(self._call(), threads, scratch)
+            plan = self._remember(key, _Plan(self.cell.forward, bounds, threads, calls, None))
         self._last_forward = (batch, steps, keep, get_num_threads(), plan)
         return plan
 
@@ -627,7 +627,9 @@ class Direction:
             bounds, rows = self._ranges(batch.size, threads)
             scratch, call = self._backward_scratch(rows, wants_input), self._call()
             gradients = GradientPlan(call, shared)
-            plan = self._remember(key, _Plan(call, threads, bounds, scratch, gradients))
+            calls = Calls(call, max(threads, gradients.threads), scratch, gradients.scratch)
+            kernel = self.cell.backward
+            plan = self._remember(key, _Plan(kernel, bounds, threads, calls, gradients))
         self._last_backward = (batch, piece, wants_input, get_num_threads(), plan)
         return plan
 
@@ -742,78 +744,31 @@ _pack_gradients, _GRADIENTS_AT = packer("d_carried", "d_unit_weights")
 
 
 class _Plan:
-    """How a pass over a batch of some size is cut into ranges, and where its scratch lies.
+    """How a pass over a batch of some size is cut into ranges, and the calls for it.
 
     Parameters
     ----------
-    call : ndarray
-        A call of the layer, which is not changed.
-    threads : int
+    kernel : kernel
     bounds : list of int
         Of the ranges.
-    scratch : Scratch
-        Of a worker.
+    threads : int
+    calls : Calls
+        Of as many threads, or of those of the weight gradients if they are more.
     gradients : GradientPlan or None
         Of a backward pass: how the weight gradients follow.
     """
 
-    __slots__ = (
-        "_call",
-        "_floats",
-        "_placed",
-        "_ranges",
-        "_ready",
-        "_scratch",
-        "gradients",
-        "threads",
-    )
+    __slots__ = ("calls", "gradients", "run")
 
     def __init__(
         self,
-        call: np.ndarray,
-        threads: int,
+        kernel: Any,
         bounds: list[int],
-        scratch: Scratch,
+        threads: int,
+        calls: Calls,
         gradients: GradientPlan | None,
     ) -> None:
-        self.threads = threads
+        #: Run the kernel over the ranges with these calls, of which the first one is filled.
+        self.run = Tasks(kernel, bounds, threads, N_FIELDS, n_alike=N_ALIKE).run
+        self.calls = calls
         self.gradients = gradients
-        self._call = call
-        self._ranges = list(itertools.pairwise(bounds))
-        self._scratch = scratch
-        # What the calling thread alone uses is placed beforehand.
-        self._placed = [scratch] if threads == 1 else []
-        if gradients is not None and gradients.threads == 1:
-            self._placed.append(gradients.scratch)
-        self._floats = max([scratch.floats for scratch in self._placed], default=0)
-        self._ready = (-1, call)
-
-    def new_call(self) -> np.ndarray:
-        """Return a call with all that does not change from pass to pass, to be filled."""
-        start, ready = scratch_start(self._floats), self._ready
-        if ready[0] != start:
-            call = self._call.copy()
-            self.place(call)
-            ready = self._ready = (start, call)
-        return ready[1].copy()
-
-    def place(self, call: np.ndarray) -> None:
-        """Give a call its scratch once more, which may have moved since."""
-        start = scratch_start(self._floats)
-        for scratch in self._placed:
-            scratch.place(call, start)
-
-    def run(self, kernel: Callable[..., None], call: np.ndarray) -> None:
-        """Run a kernel over the ranges."""
-        if self.threads == 1:
-            for begin, end in self._ranges:
-                kernel(call, begin, end)
-            return
-        ranges = self._ranges
-
-        def make_worker() -> Callable[[int], None]:
-            mine = call.copy()
-            self._scratch.place(mine, self._scratch.start())
-            return lambda number: kernel(mine, *ranges[number])
-
-        run(make_worker, len(ranges), self.threads)

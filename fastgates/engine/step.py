@@ -64,6 +64,7 @@ __all__ = [
     "run_address",
     "run_again",
     "run_once",
+    "run_rows",
     "scaling_address",
     "table",
 ]
@@ -278,6 +279,7 @@ MODULE_ARGUMENTS = (
     "n_rows",
     "multiply",  # address of the kernel that makes products of several rows
 )
+_MODULE = types.UniTuple(types.int64, len(MODULE_ARGUMENTS))
 
 
 @helper
@@ -457,24 +459,10 @@ def _step_kernel(cell: Cell) -> Any:
     return kernel(step)
 
 
-def _compiled(compiled_kernel: Any, *arguments: Any) -> Any:
-    """Compile or load a kernel for arguments of these types, and return Numba's result."""
-    (stamp,) = compiled_kernel.py_func.__defaults__
-    compiled_kernel.compile((*arguments, types.Omitted(stamp)))
-    (compiled,) = compiled_kernel.overloads.values()
-    return compiled
-
-
-def _address_of(compiled_kernel: Any, names: tuple[str, ...]) -> int:
-    """Return the address of a kernel of a tuple of int64, compiled or loaded now."""
-    compiled = _compiled(compiled_kernel, types.UniTuple(types.int64, len(names)))
-    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
-
-
 @lru_cache(maxsize=1)
 def prepare() -> int:
     """Compile or load what all programs need; return the address of the multiply kernel."""
-    _table[RUN_AT] = _address_of(run, ARGUMENTS)
+    _table[RUN_AT] = run.address(types.UniTuple(types.int64, len(ARGUMENTS)))
     return multiply_address()
 
 
@@ -502,25 +490,25 @@ def quick_step() -> Any:
 
 def _entry(compiled_kernel: Any, *arguments: Any) -> Any:
     prepare()
-    return _compiled(compiled_kernel, *arguments).entry_point
+    return compiled_kernel.compiled(*arguments).entry_point
 
 
 @cache
 def cell_address(cell: Cell) -> int:
     """Return the address of the kernel for steps of a cell."""
-    return _address_of(_step_kernel(cell), MODULE_ARGUMENTS)
+    return _step_kernel(cell).address(_MODULE)
 
 
 @lru_cache(maxsize=1)
 def dense_address() -> int:
     """Return the address of the kernel for dense layers."""
-    return _address_of(step_dense, MODULE_ARGUMENTS)
+    return step_dense.address(_MODULE)
 
 
 @lru_cache(maxsize=1)
 def scaling_address() -> int:
     """Return the address of the kernel for scalings."""
-    return _address_of(step_scaling, MODULE_ARGUMENTS)
+    return step_scaling.address(_MODULE)
 
 
 # -- The interpreter ------------------------------------------------------------------------------
@@ -634,3 +622,12 @@ def run_again(arguments, stamp=STAMP):
     n = int_pointer(arguments)
     first, second = (n[0], n[1], n[2], n[3], n[4], n[5]), (n[6], n[7], n[8], n[9], n[10], n[11])
     return call_kernel(table()[RUN_AT], (*first, *second, n[12], n[13], n[14], n[15]))
+
+
+@kernel
+def run_rows(call, begin, end, stamp=STAMP):
+    """Call :func:`run` with these int64 arguments, but for the rows begin ... end of the batch."""
+    n = int_pointer(call.ctypes.data)
+    first = (n[0], n[1], n[2], n[3], n[4] + 4 * begin * n[6], n[5], n[6], n[7])
+    second = (n[8] + 4 * begin * n[9], n[9], n[10] + 4 * begin * n[12], n[11], n[12], n[13])
+    call_kernel(table()[RUN_AT], (*first, *second, end - begin, n[15]))
