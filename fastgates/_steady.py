@@ -188,8 +188,6 @@ class _SteadyLayer:
             if level > 0 and layer.dropout > 0:
                 self._masks[level] = mask = layer._dropout_mask(x.shape)
                 np.multiply(self._outputs[level - 1], mask, out=x)
-            if batch.steps < batch.size * batch.time:
-                output[...] = 0  # past the ends
             for direction in layer._layers[level]:
                 index = direction.index
                 if index < len(saved):
@@ -239,8 +237,6 @@ class _SteadyLayer:
             for number, direction in enumerate(layer._layers[level]):
                 given, made = self._made[direction.index]
                 part = given[3]
-                if part is not None and batch.steps < batch.size * batch.time:
-                    part[...] = 0  # past the ends
                 direction.run_backward(batch, self._saved[direction.index], given, made)
                 if number > 0 and target is not None and part is not None:
                     np.add(target, part, out=target)

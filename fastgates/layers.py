@@ -505,7 +505,7 @@ class Recurrent(Module):
                 mask = self._dropout_mask(current.shape)
                 current = current * mask
             output = aligned_empty(shape)
-            if lengths is not None:
+            if batch.steps == 0:
                 output[...] = 0
             for direction in directions:
                 saved = None
@@ -739,9 +739,7 @@ class Recurrent(Module):
             assert saved is not None
             part = None
             if input_gradient:
-                # Steps past the end of a sequence are not written.
-                full = batch.steps == batch.size * batch.time
-                part = np.empty(x.shape, FLOAT32) if full else np.zeros(x.shape, FLOAT32)
+                part = aligned_empty(x.shape)
             d_weights = self._places(vector, direction)
             direction.backward(
                 batch, saved, d_output, d_final, d_initial, part, d_weights, d_states

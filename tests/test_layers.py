@@ -214,6 +214,27 @@ def test_padding_is_never_looked_at(case, garbage, bidirectional):
     assert_same_state("final_state of a call", called_final, expected_final)
 
 
+@pytest.mark.parametrize("segment", [None, 3])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"reverse": True}], ids=str)
+def test_zeros_past_the_ends_are_written_not_found(options, segment, monkeypatch):
+    """Whatever the fresh memory holds."""
+
+    def dirty(shape):
+        return np.full(shape, np.nan, np.float32)
+
+    monkeypatch.setattr("fastgates.layers.aligned_empty", dirty)
+    layer = fg.GRU(3, 5, num_layers=2, seed=0, **options)
+    x = np.random.default_rng(0).standard_normal((4, 9, 3)).astype(np.float32)
+    lengths = np.array([9, 1, 8, 4])
+    past = np.arange(9) >= lengths[:, None]
+    output, _, tape = layer.forward(x, lengths=lengths, segment=segment)
+    gradient = layer.backward(tape, np.ones_like(output)).input
+    assert not np.isnan(output).any() and not np.isnan(gradient).any()
+    assert not output[past].any() and not gradient[past].any()
+    assert output[~past].all() and gradient[~past].all()
+    assert np.array_equal(layer(x, lengths=lengths)[0], output)
+
+
 def test_nan_stays_in_its_row(case):
     """A bad row does not spoil the others, in either direction of use."""
     problem = make_problem(case, batch=9, hidden_size=20)

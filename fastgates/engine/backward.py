@@ -22,6 +22,7 @@ from .._simd import LANES, float_pointer, int_pointer, load, prefetch, splat, st
 from .._vecmath import ZERO
 from .call import record
 from .forward import (
+    clear_ends,
     constant_of,
     kept_row,
     load_carried,
@@ -196,6 +197,8 @@ def _differentiate_inputs(call, begin, end):
             for k in range(0, size, LANES):
                 vector = load(result, row * n_vectors * LANES + k)
                 store_row(d_input, where[row] * size, k, size, vector)
+    if call.first_step == 0:
+        clear_ends(call, begin, end, call.d_input, size, size)
 
 
 # -- The pass -------------------------------------------------------------------------------------

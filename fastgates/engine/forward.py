@@ -341,6 +341,27 @@ def _may_spill(call, begin, active, step):
     return step * call.hidden_size + call.n_blocks * LANES <= end * call.hidden_size
 
 
+# -- Padding --------------------------------------------------------------------------------------
+
+
+@helper
+def clear_ends(call, begin, end, target, stride, size):
+    """Write zeros past the ends of the sequences, `size` floats in each row of the batch's steps.
+
+    Not to the whole array beforehand, which for small networks takes a good part of the pass.
+    """
+    pointer = float_pointer(target)
+    order, lengths = int_pointer(call.order), int_pointer(call.lengths)
+    for position in range(begin, end):
+        first = max(lengths[position] - call.origin, INT0)
+        row, count, width = order[position] * call.time + first, call.time - first, size
+        if stride == size and count > 0:
+            count, width = INT0 + 1, count * size
+        for i in range(count):
+            for k in range(0, width, LANES):
+                store_row(pointer, (row + i) * stride, k, width, splat(ZERO))
+
+
 # -- The pass -------------------------------------------------------------------------------------
 
 
@@ -417,3 +438,5 @@ def forward_pass(
                     )
     if call.carried_on != 0:
         store_carried(call, begin, active, n_rows, call.state, call.carried_on, n_states)
+    if call.output != 0 and call.first_step == call.origin:
+        clear_ends(call, begin, end, call.output, call.output_stride, call.hidden_size)

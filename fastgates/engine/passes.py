@@ -321,6 +321,8 @@ class Direction:
     ) -> Saved | None:
         """Run the forward pass; fill this direction's part of `output` and `final`.
 
+        Past the ends of sequences the output is 0.
+
         Parameters
         ----------
         x : ndarray, shape (B, T, I)
@@ -411,9 +413,8 @@ class Direction:
         Parameters
         ----------
         d_output, d_final, d_initial, d_input : ndarray or None
-            In the shapes of the forward pass; `d_input` (B, T, I) must hold zeros past the
-            sequences' ends. No `d_output` or `d_final` stands for zeros; what else there is none of
-            is not wanted.
+            In the shapes of the forward pass, `d_input` (B, T, I). No `d_output` or `d_final`
+            stands for zeros; what else there is none of is not wanted.
         d_weights : tuple of int
             Where the gradients of the parameters go.
         d_states : ndarray, shape (N, layers * directions, B, T, H), optional
