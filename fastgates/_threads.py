@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -121,7 +121,8 @@ class _Pool:
             with suppress(RuntimeError):  # no thread can be started: the interpreter ends
                 self._grow(min(workers, _MOST_WORKERS))
         workers = min(workers, len(bells))
-        at, told, interrupt = address(job), SimpleQueue[None](), None
+        at, interrupt = address(job), None
+        told: SimpleQueue[None] = SimpleQueue()
         self._leaders[at] = told
         patience = _looks()
         while True:
@@ -146,8 +147,8 @@ class _Pool:
     def _grow(self, size: int) -> None:
         with self._growing:
             for worker in range(len(self._bells), size):
-                name, bell = f"fastgates_{worker}", SimpleQueue[None]()
-                arguments = (worker, bell)
+                bell: SimpleQueue[None] = SimpleQueue()
+                name, arguments = f"fastgates_{worker}", (worker, bell)
                 threading.Thread(target=self._serve, name=name, args=arguments, daemon=True).start()
                 self._bells.append(bell)
 
@@ -187,10 +188,16 @@ def _looks() -> int:
     return math.ceil(looks * _PATIENCE / min(seconds))
 
 
+@lru_cache(maxsize=1)
 def compile_sharing() -> None:
     """Compile or load what threads share their work with."""
     for kernel, count in ((lead, 4), (serve, 3)):
         kernel.compiled(*[types.int64] * count)
+
+
+@cache
+def _address_of(kernel: Any) -> int:
+    return int(kernel.address(*SHARED))
 
 
 class Tasks:
@@ -232,7 +239,7 @@ class Tasks:
                 "posted": -1,
                 "expected": -1,
                 "failed": -1,
-                "kernel": kernel.address(*SHARED),
+                "kernel": _address_of(kernel),
                 "stride": stride,
                 "by_task": int(by_task),
                 "tasks": address(self._numbers),

@@ -139,6 +139,7 @@ def lead(at, boxes, workers, patience, stamp=STAMP):
             break
         looks += 1
         look_again()
+    look_again()  # what the workers wrote is seen from here on
     return INT0
 
 
