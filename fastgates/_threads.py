@@ -27,7 +27,14 @@ from numba.core import types
 from .engine.call import address, aligned_empty
 from .engine.share import ASLEEP, BOX, CALLS, FAILED, JOB_FIELDS, SHARED, WAIT, lead, serve
 
-__all__ = ["SMALL_WORK", "Tasks", "compile_sharing", "get_num_threads", "set_num_threads"]
+__all__ = [
+    "Tasks",
+    "compile_sharing",
+    "get_num_threads",
+    "is_small",
+    "set_num_threads",
+    "threads_for",
+]
 
 
 def _quota() -> float:
@@ -60,9 +67,12 @@ def _default_num_threads() -> int:
     return max(1, min(available, math.ceil(_quota()) if _quota() < math.inf else available))
 
 
-# Multiply-adds, 250 us and more of one thread, below which two are not worth it: until a sleeping
-# worker runs, some 50 us pass, in which the calling thread has done a good part of the work.
-SMALL_WORK = 12_000_000
+# Multiply-adds, 150 us and more of one thread, below which two are not worth it; and so many that
+# it is worth to wake sleeping workers for them alone, which may take 100 us, and their caches are
+# cold. In between it is where passes have followed each other for some time.
+SMALL_WORK, WORTH_WAKING = 8_000_000, 32_000_000
+_BUSY = 5e-3  # seconds, longer than one training step of that size
+_PAUSE, _PACE = 3e-4, 1e-10  # seconds between passes, and for a multiply-add, at most
 
 # Seconds for which threads look out before they go to sleep, since to be woken takes 50 us: the
 # calling one for the workers' last tasks, a worker for the next job. A training step has several
@@ -109,10 +119,20 @@ class _Pool:
     def __init__(self) -> None:
         self._boxes = aligned_empty((_MOST_WORKERS, 2 * BOX)).view(np.int64)
         self._boxes[...] = 0
+        self._boxes[:, ASLEEP] = 1
+        self._busy_since, self._idle_from = 0.0, 0.0
         self._boxes_at = address(self._boxes)
         self._bells: list[SimpleQueue[None]] = []  # of the workers
         self._leaders: dict[int, SimpleQueue[None]] = {}  # who wait for the job at an address
         self._growing = threading.Lock()
+
+    def is_worth_asking(self, work: int) -> bool:
+        """Tell whether workers look out for jobs, or it pays to wake them for this and the next."""
+        now = time.perf_counter()
+        if now > self._idle_from:
+            self._busy_since = now
+        self._idle_from = now + _PACE * work + _PAUSE
+        return now - self._busy_since > _BUSY or not self._boxes[0, ASLEEP]
 
     def run(self, job: np.ndarray, workers: int) -> None:
         """Run a job with the help of so many workers, or of those that are free."""
@@ -175,6 +195,18 @@ def _renew_pool() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_pool)
+
+
+def is_small(work: int) -> bool:
+    """Tell whether so many multiply-adds are too few for several threads."""
+    return work < SMALL_WORK
+
+
+def threads_for(work: int) -> int:
+    """Return how many threads should share a pass of so many multiply-adds that begins now."""
+    if is_small(work) or _num_threads == 1:
+        return 1
+    return _num_threads if work >= WORTH_WAKING or _pool.is_worth_asking(work) else 1
 
 
 @lru_cache(maxsize=1)

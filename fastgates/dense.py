@@ -11,7 +11,7 @@ import numpy as np
 
 from ._checks import positive_integer, real_array
 from ._parameters import Gradients, Module, split
-from ._threads import SMALL_WORK
+from ._threads import is_small
 from ._vecmath import sigmoid_array, tanh_array
 from .engine.call import address
 from .engine.linear import (
@@ -189,7 +189,7 @@ class Dense(Module):
     def _is_small(self, rows: int) -> bool:
         work = rows * self.input_size * self.output_size
         if self.output_size <= NARROW:
-            return work < SMALL_WORK
+            return is_small(work)
         return rows <= SMALL_ROWS and work <= SMALL_MAP
 
     def _map(self, x: np.ndarray) -> np.ndarray:

@@ -52,6 +52,13 @@ def restore_threads():
 
 
 @pytest.fixture
+def share_out_small_work(monkeypatch):
+    """All work is shared out, which else stays in the calling thread if it is small."""
+    monkeypatch.setattr("fastgates._threads.SMALL_WORK", 0)
+    monkeypatch.setattr("fastgates._threads.WORTH_WAKING", 0)
+
+
+@pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty folder, where the test works."""
     monkeypatch.chdir(tmp_path)

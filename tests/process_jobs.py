@@ -9,14 +9,12 @@ from helpers import (
     make_problem,
 )
 
-import fastgates.engine.gradients
-import fastgates.engine.passes
+from fastgates import _threads
 
 NAMES = ("rnn", "gru", "lstm")
 
 # The pool of threads takes part in all work, however small.
-for module in (fastgates.engine.passes, fastgates.engine.gradients):
-    module.SMALL_WORK = 0
+_threads.SMALL_WORK = _threads.WORTH_WAKING = 0
 
 
 def problems():

@@ -22,7 +22,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastgates as fg
-from fastgates.engine import linear, passes
 
 SIZES = {
     "seed": st.integers(0, 2**32 - 1),
@@ -216,7 +215,7 @@ THREADED = [
 ]
 
 
-@pytest.mark.usefixtures("restore_threads")
+@pytest.mark.usefixtures("restore_threads", "share_out_small_work")
 @pytest.mark.parametrize("sizes", THREADED)
 @pytest.mark.parametrize("layout", ["plain", "everything"])
 def test_any_number_of_threads(case, sizes, layout):
@@ -236,13 +235,6 @@ def test_any_number_of_threads(case, sizes, layout):
         called_output, called_final = problem.layer(problem.x, **problem.data)
         assert_same_bits(f"output of a call, {threads} threads", called_output, output)
         assert_same_state(f"final_state of a call, {threads} threads", called_final, final_state)
-
-
-@pytest.fixture
-def share_out_small_work(monkeypatch):
-    """Small work is shared out too, which else stays in the caller's thread."""
-    for module in (passes, linear):
-        monkeypatch.setattr(module, "SMALL_WORK", 0)
 
 
 @pytest.mark.usefixtures("restore_threads", "share_out_small_work")

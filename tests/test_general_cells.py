@@ -145,7 +145,8 @@ def test_peepholes_of_zero_are_none():
     assert_same_bits("output", layer(x)[0], bare(x)[0])
 
 
-def test_segments_and_threads_give_the_same_bits(restore_threads):
+@pytest.mark.usefixtures("restore_threads", "share_out_small_work")
+def test_segments_and_threads_give_the_same_bits():
     case = GENERAL[6]
     layer = random_layer(case, 3, 40, bidirectional=True)
     rng = np.random.default_rng(2)

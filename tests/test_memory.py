@@ -146,7 +146,7 @@ def test_segments_change_no_bit(case, segment, **options):
     assert_same_gradients("gradients", again, gradients)
 
 
-@pytest.mark.usefixtures("restore_threads")
+@pytest.mark.usefixtures("restore_threads", "share_out_small_work")
 @pytest.mark.parametrize("segment", [7, 32])
 def test_segments_with_any_number_of_threads(case, segment):
     problem = make_problem(

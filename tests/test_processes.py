@@ -453,3 +453,27 @@ def test_default_number_of_threads_follows_the_affinity():
         "import fastgates as fg; print(fg.get_num_threads())"
     )
     assert run_python(code, env={"FASTGATES_NUM_THREADS": None}).stdout.strip() == "1"
+
+
+def test_sleeping_workers_are_woken_for_large_work_or_busy_times():
+    run_quietly("""
+        import time
+        from fastgates import _threads
+
+        threads_for = _threads.threads_for
+        small, middle, large = 1_000_000, 10_000_000, 100_000_000
+        assert [threads_for(work) for work in (small, small, middle, small)] == [1, 1, 1, 1]
+        assert threads_for(large) == 3
+        for _ in range(10):  # a step of training now and then
+            time.sleep(0.01)
+            assert [threads_for(middle), threads_for(middle)] == [1, 1]
+        end = time.perf_counter() + 0.05
+        while time.perf_counter() < end:  # one after the other
+            threads = threads_for(middle)
+        assert threads == 3
+        time.sleep(0.01)
+        assert threads_for(middle) == 1
+        _threads.set_num_threads(1)
+        assert threads_for(large) == 1
+        print("done")
+    """)

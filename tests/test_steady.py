@@ -104,9 +104,8 @@ def test_the_bits_are_those_of_the_modules(case, unequal, restore_threads):
 
 
 @pytest.mark.parametrize("unequal", [False, True])
-def test_the_number_of_threads_may_change_on_the_way(unequal, restore_threads, monkeypatch):
-    monkeypatch.setattr("fastgates.engine.passes.SMALL_WORK", 1)
-    monkeypatch.setattr("fastgates.engine.linear.SMALL_WORK", 1)
+@pytest.mark.usefixtures("restore_threads", "share_out_small_work")
+def test_the_number_of_threads_may_change_on_the_way(unequal):
     case = {"per_step": True, "outputs": 7, "unequal": unequal, "time": 40}
     learner = fg.SequenceModel._learner
     assert_same(trained(case, learner, (1, 3, 2)), trained(case, learner))

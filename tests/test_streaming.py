@@ -205,7 +205,7 @@ def test_output_array_and_other_inputs():
     assert stream.run(x[:0]).shape == (0, 5)
 
 
-@pytest.mark.usefixtures("restore_threads")
+@pytest.mark.usefixtures("restore_threads", "share_out_small_work")
 def test_many_sequences_on_several_threads():
     layer = fg.GRU(4, 64, seed=0)
     x = normal(np.random.default_rng(0), (1000, 2, 4))

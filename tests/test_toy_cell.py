@@ -124,7 +124,8 @@ def test_the_reference_has_the_gradients_of_its_own_forward():
             assert abs(slope - expected[name][index]) < 1e-7, (name, index)
 
 
-def test_bits_do_not_depend_on_batch_chunks_or_threads(restore_threads):
+@pytest.mark.usefixtures("restore_threads", "share_out_small_work")
+def test_bits_do_not_depend_on_batch_chunks_or_threads():
     problem = make_problem(batch=20, time=50, input_size=17, hidden_size=70)
     layer = problem.layer
     fg.set_num_threads(1)

@@ -96,8 +96,9 @@ def test_another_fit_goes_on():
     assert len(twice.history) == 4
 
 
+@pytest.mark.usefixtures("restore_threads", "share_out_small_work")
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_same_bits_for_any_number_of_threads(threads, restore_threads):
+def test_the_same_bits_for_any_number_of_threads(threads):
     fg.set_num_threads(threads)
     job = fit()
     fg.set_num_threads(2)

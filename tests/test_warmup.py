@@ -26,8 +26,7 @@ USE = """
     import numpy as np
     from numba.core import event
     import fastgates as fg
-    from fastgates import _jit, jit
-    from fastgates.engine import passes
+    from fastgates import _jit, _threads, jit
     from fastgates.layers import Recurrent
     from helpers import CELLS, make_problem
 
@@ -56,7 +55,7 @@ USE = """
         if sys.argv[2] == "training":
             readout.backward(tape, output)
         fg.set_num_threads(2)
-        passes.SMALL_WORK = 0
+        _threads.SMALL_WORK = _threads.WORTH_WAKING = 0
         problems[0].layer(problems[0].x, **problems[0].data)
         if sys.argv[2] == "training":
             problems[0].run()

@@ -8,7 +8,7 @@ import numpy as np
 
 from .._checks import positive_integer, real_array
 from .._jit import STAMP
-from .._threads import SMALL_WORK, Tasks, get_num_threads
+from .._threads import Tasks, is_small, threads_for
 from ..engine import step
 from ..engine.call import address
 from .program import Program
@@ -69,7 +69,7 @@ class Stream:
         self._at = address(self._call)
         self._run = step.quick_call()
         self._step = step.quick_step() if one else None
-        self._small = program.work * self.batch_size < SMALL_WORK
+        self._small = is_small(program.work * self.batch_size)
 
     def __reduce__(self) -> Any:
         return _restore, (type(self), self._program, self._rows.copy())
@@ -168,7 +168,7 @@ class Stream:
         if self._small:
             self._run(self._at, None)
         else:
-            self._run_ranges(self._call)
+            self._share(self._call, 1)
         out[...] = self._y
         return out
 
@@ -200,10 +200,7 @@ class Stream:
             if not out.flags.c_contiguous:
                 raise ValueError("out must be C-contiguous")
         call = self._new_call(x, out, time)
-        if self._program.work * self.batch_size * time < SMALL_WORK:
-            self._run(address(call), None)
-        else:
-            self._run_ranges(call)
+        self._share(call, time)
         return out
 
     def _batch_axis(self) -> tuple[tuple[str, int], ...]:
@@ -222,9 +219,12 @@ class Stream:
         if not out.flags.writeable:
             raise ValueError("out must be writeable, got a read-only array")
 
-    def _run_ranges(self, call: np.ndarray) -> None:
-        """Run a call on several threads, each with some of the rows at a time."""
-        threads = get_num_threads()
+    def _share(self, call: np.ndarray, n_steps: int) -> None:
+        """Run a call, on several threads if it is large, each with some of the rows at a time."""
+        threads = threads_for(self._program.work * self.batch_size * n_steps)
+        if threads == 1:
+            self._run(address(call), None)
+            return
         size = max(step.BLOCK_ROWS, -(-self.batch_size // (4 * threads)))
         bounds = [*range(0, self.batch_size, size), self.batch_size]
         Tasks(step.run_rows, bounds, threads).run(call)

@@ -15,7 +15,7 @@ from .._simd import (
     store_first,
     where_less,
 )
-from .._threads import SMALL_WORK, Tasks, get_num_threads
+from .._threads import Tasks, threads_for
 from .._vecmath import ZERO, exp_of_minus
 from .call import N_FIELDS, Calls, Scratch, address, make_call, nothing, record
 from .forward import load_row, store_row
@@ -198,7 +198,7 @@ class AffineMap:
 
     def run(self) -> None:
         """Fill `y`."""
-        threads = 1 if self._work < SMALL_WORK else get_num_threads()
+        threads = threads_for(self._work)
         plan = self._plans.get(threads)
         if plan is None:
             bounds = [*range(0, self._n_rows, self._rows if threads == 1 else _ROWS), self._n_rows]
@@ -285,7 +285,7 @@ class AffineGradients:
 
     def run(self) -> None:
         """Fill the gradients."""
-        threads = 1 if self._work < SMALL_WORK else get_num_threads()
+        threads = threads_for(self._work)
         plan = self._plans.get(threads)
         if plan is None:
             gradients = GradientPlan(self._call, threads)

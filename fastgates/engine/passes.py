@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .._simd import LANES
-from .._threads import SMALL_WORK, Tasks, get_num_threads
+from .._threads import Tasks, is_small, threads_for
 from ..cells import Cell
 from .call import (
     FIELD,
@@ -600,9 +600,11 @@ class Direction:
     def _forward_plan(self, batch: Batch, steps: int, keep: bool) -> _Plan:
         """Return how a forward pass over so many steps of a batch is run."""
         last = self._last_forward
-        if last[0] is batch and last[1:4] == (steps, keep, get_num_threads()):
-            return last[4]
-        threads = self._threads_for(batch, steps)
+        if last[0] is not batch or last[1:3] != (steps, keep):
+            last = (batch, steps, keep, self._work_of(batch, steps), 0, None)
+        threads = threads_for(last[3])
+        if threads == last[4]:
+            return last[5]
         key = ("forward", batch.size, steps, keep, threads)
         plan = self._plans.get(key)
         if plan is None:
@@ -610,18 +612,21 @@ class Direction:
             scratch = self._forward_scratch(rows, steps, keep)
             calls = Calls(self._call(), threads, scratch)
             plan = self._remember(key, _Plan(self.cell.forward, bounds, threads, calls, None))
-        self._last_forward = (batch, steps, keep, get_num_threads(), plan)
+        self._last_forward = (*last[:4], threads, plan)
         return plan
 
     def _backward_plan(self, batch: Batch, piece: int, wants_input: bool) -> _Plan:
         """Return how back-propagation through pieces of so many steps is run."""
         last = self._last_backward
-        if last[0] is batch and last[1:4] == (piece, wants_input, get_num_threads()):
-            return last[4]
-        threads = self._threads_for(batch, piece)
+        if last[0] is not batch or last[1:3] != (piece, wants_input):
+            last = (batch, piece, wants_input, self._work_of(batch, batch.longest), 0, None)
+        allowed = threads_for(last[3])
+        if allowed == last[4]:
+            return last[5]
+        threads = 1 if is_small(self._work_of(batch, piece)) else allowed
         # Every part of the weight gradients gathers all columns of inputs and states for itself.
         gathered = _GATHER_WORK * (self.input_size + self.hidden_size)
-        shared = self._threads_for(batch, batch.longest, gathered)
+        shared = 1 if is_small(self._work_of(batch, batch.longest, gathered)) else allowed
         key = ("backward", batch.size, wants_input, threads, shared)
         plan = self._plans.get(key)
         if plan is None:
@@ -631,7 +636,7 @@ class Direction:
             calls = Calls(call, max(threads, gradients.threads), scratch, gradients.scratch)
             kernel = self.cell.backward
             plan = self._remember(key, _Plan(kernel, bounds, threads, calls, gradients))
-        self._last_backward = (batch, piece, wants_input, get_num_threads(), plan)
+        self._last_backward = (*last[:4], allowed, plan)
         return plan
 
     def _ranges(self, size: int, threads: int) -> tuple[list[int], int]:
@@ -655,10 +660,9 @@ class Direction:
         self._plans[key] = plan
         return plan
 
-    def _threads_for(self, batch: Batch, steps: int, unshared: int = 0) -> int:
-        """Return how many threads may share the work, but for so much of each step's."""
-        rows = min(batch.steps, batch.size * steps)
-        return 1 if rows * (self._work - unshared) < SMALL_WORK else get_num_threads()
+    def _work_of(self, batch: Batch, steps: int, unshared: int = 0) -> int:
+        """Return the multiply-adds that threads may share, all but so many of each step's."""
+        return min(batch.steps, batch.size * steps) * (self._work - unshared)
 
     def states_after(
         self, batch: Batch, saved: Saved, output: np.ndarray, steps: int
