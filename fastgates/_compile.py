@@ -24,6 +24,8 @@ from ._threads import compile_sharing, get_num_threads
 from .clipping import clip_grad_norm
 from .dense import Dense
 from .engine.linear import NARROW, SMALL_ROWS
+from .engine.share import SHARED
+from .engine.step import run_rows
 from .layers import Recurrent
 from .losses import cross_entropy, mse
 from .optimizers import SGD, Adam, RMSprop
@@ -146,6 +148,7 @@ def warmup(
             for optimizer in (Adam(dense), RMSprop(dense), SGD(dense, 0.1)):
                 optimizer.step(gradients)
         compile_sharing()
+        run_rows.compiled(*SHARED)  # what several threads run of a stream
         # What streams, compiled code and C functions run beside the cells.
         layer = Recurrent(names[0], 1, 1, seed=0)
         model = Sequential(Scaling([0.0], [1.0]), layer, dense)
