@@ -1,5 +1,6 @@
 """The product that everything is made of: every shape, every way to address its arguments."""
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from fastgates._simd import LANES
 from fastgates.engine.call import address, aligned, aligned_empty
-from fastgates.engine.multiply import _BLOCK, GROUP, multiply
+from fastgates.engine.multiply import _BLOCK, GROUP, multiply, multiply_row
 
 few_examples = settings(max_examples=60, deadline=None)
 ZEROS = aligned(np.zeros(LANES, np.float32))
@@ -85,6 +86,23 @@ def test_a_row_has_the_same_bits_in_any_company(count):
     for first in range(b.shape[1]):
         few = aligned(b[:, first : first + 3])
         np.testing.assert_array_equal(product(a, few), together[:, first : first + 3])
+
+
+@numba.njit
+def row_product(n_vectors, count, a, b, c, init, backwards):
+    multiply_row(n_vectors, count, a, b, c, init, backwards)
+
+
+@pytest.mark.parametrize("backwards", [0, 1])
+@pytest.mark.parametrize("n_vectors", range(1, 5 * GROUP))
+def test_a_row_in_the_code_of_the_caller_has_the_same_bits(n_vectors, backwards):
+    a, b, init = random(0, 1, 37), random(1, 37, n_vectors, LANES), random(2, n_vectors, LANES)
+    panel, c = as_panel(b), aligned_empty((n_vectors + 1, LANES))
+    c[...] = 7
+    addresses = [address(array) for array in (a, panel, c, init)]
+    row_product(n_vectors, 37, *addresses, backwards)
+    np.testing.assert_array_equal(c[:-1], product(a, b, init)[0])
+    np.testing.assert_array_equal(c[-1], 7)
 
 
 @few_examples

@@ -34,7 +34,7 @@ from .forward import (
     store_row,
     store_states,
 )
-from .multiply import call_multiply
+from .multiply import call_multiply, multiply_row
 from .tuples import load_vectors, store_vectors
 
 __all__ = ["backward_pass"]
@@ -140,17 +140,23 @@ def _finish_source(call, begin, active, step, n_rows, equations, slots, states, 
 
 
 @helper
-def _product_of_slots(call, n_rows, rows, numbers, first, count, panel, n_vectors, target):
+def _product_of_slots(call, n_rows, rows, numbers, first, count, panel, n_vectors, target, step):
     """Multiply some slots of kept rows with a transposed panel, to rows of so many vectors.
 
     Parameters
     ----------
     rows, numbers : int
         Addresses of slot rows, and of the numbers of those that are meant; 0: the first ones.
+    step : int
+        Where the product is one of every step; every second one takes the panel backwards.
     """
     width, hidden, parts = call.n_blocks * LANES, call.hidden_size, count
     if hidden == width:  # without padding between them, the slots are one long row
         hidden, parts = count * hidden, INT0 + 1
+        if n_rows == 1 and numbers == 0:
+            first_at = rows + 4 * first * width
+            multiply_row(n_vectors, hidden, first_at, panel, target, call.nothing, step % 2)
+            return
     call_multiply(
         call.multiply,
         (n_rows, n_vectors, hidden),
@@ -192,6 +198,7 @@ def _differentiate_inputs(call, begin, end):
             call.input_panel_t,
             n_vectors,
             call.d_rows,
+            INT0,
         )
         for row in range(rows):
             for k in range(0, size, LANES):
@@ -294,6 +301,7 @@ def backward_pass(calls, begin, end, equations, first_equations, slots, states, 
                 call.panel_t_2,
                 call.n_blocks,
                 call.d_source,
+                step,
             )
             _finish_source(
                 call, begin, active, step, n_rows, first_equations, slots, states, constants
@@ -310,6 +318,7 @@ def backward_pass(calls, begin, end, equations, first_equations, slots, states, 
             call.panel_t,
             call.n_blocks,
             call.d_hidden,
+            step,
         )
         if step == 0 or call.resets != 0:
             _release_restarted(call, active, step, n_rows, n_states)

@@ -42,7 +42,7 @@ from .._simd import (
 )
 from .._vecmath import ZERO
 from .call import record
-from .multiply import call_multiply
+from .multiply import call_multiply, multiply_row
 from .tuples import load_constants, load_vectors, store_vectors
 
 __all__ = ["forward_pass"]
@@ -225,9 +225,13 @@ def _project(call, n_rows):
 
 
 @helper
-def _add_product(call, active, slots, count, vectors, panel):
+def _add_product(call, active, slots, count, vectors, panel, step):
     """Add the product of `active` rows of `vectors` with a panel to `count` slots of a step."""
     width, row = call.n_blocks * LANES, call.slot_row
+    if active == 1:
+        n_vectors, size = count * call.n_blocks, call.hidden_size
+        multiply_row(n_vectors, size, vectors, panel, slots, slots, step % 2)
+        return
     call_multiply(
         call.multiply,
         (active, count * call.n_blocks, call.hidden_size),
@@ -406,14 +410,16 @@ def forward_pass(
             # Zeros, which sequences start from where no states are given, add nothing.
             nothing = step == 0 and call.initial == 0 and call.carried == 0
             if not nothing:
-                _add_product(call, active, here, call.n_stage, call.state, call.panel)
+                _add_product(call, active, here, call.n_stage, call.state, call.panel, step)
             if first_equations is not None:
                 _finish_first_stage(
                     call, active, here, n_rows, first_equations, slots, states, constants
                 )
                 later = here + 4 * call.n_stage * width
                 if not nothing:
-                    _add_product(call, active, later, call.n_stage_2, call.source, call.panel_2)
+                    _add_product(
+                        call, active, later, call.n_stage_2, call.source, call.panel_2, step
+                    )
             _finish(
                 call,
                 active,

@@ -13,7 +13,9 @@ runs in ascending order, each term one fused multiply-add, so a sum has the same
 any shape; shapes are chosen for speed only.
 
 The kernel is compiled once. Kernels of the cells call it by its address, which a call's record
-holds (:mod:`fastgates.engine.call`), so its machine code is not part of theirs.
+holds (:mod:`fastgates.engine.call`), so its machine code is not part of theirs. To call it takes as
+long as a good part of a small cell's step: where there is but one row, its tiles are part of the
+caller instead (:func:`multiply_row`).
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from .._simd import (
     vector_address,
 )
 
-__all__ = ["GROUP", "call_multiply", "multiply", "multiply_address", "tile"]
+__all__ = ["GROUP", "call_multiply", "multiply", "multiply_address", "multiply_row"]
 
 GROUP = 4  # vectors that lie side by side in a panel, and that a tile is wide
 
@@ -350,3 +352,58 @@ def call_multiply(typingctx, at, sizes, a, b, c, init, join, parts):  # type: ig
 
     last = types.UniTuple(types.int64, 2)
     return types.void(types.int64, *groups, types.int64, last), codegen
+
+
+# -- A single row ----------------------------------------------------------------------------------
+
+
+@intrinsic
+def _row_tile(typingctx, width, count, a, b, c, init):  # type: ignore[no-untyped-def]
+    """Make the tile of one row by as many vectors as `width` is long; return how many these are.
+
+    All but sizes and addresses is known to the compiler.
+    """
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        names = dict(zip(("count", "a", "b", "c", "init"), args[1:], strict=True))
+        n_vectors, integer = width.count, ir.IntType(64)
+        known = {"a_rows": 0, "a_row": 0, "a_step": 1, "b_step": min(n_vectors, GROUP) * LANES}
+        known |= {"c_rows": 0, "c_row": 0, "init_row": 0, "init_vector": LANES, "join": 0}
+        names |= {name: ir.Constant(integer, value) for name, value in known.items()}
+        names["b_group"] = builder.mul(names["count"], ir.Constant(integer, GROUP * LANES))
+        tile(builder, 1, n_vectors, ir.Constant(integer, 0), names)
+        return ir.Constant(integer, n_vectors)
+
+    return types.int64(width, *[types.int64] * 5), codegen
+
+
+@helper
+def multiply_row(n_vectors, count, a, b, c, init, backwards):
+    """Multiply one row with a panel, as :func:`multiply` does, in the code of the caller.
+
+    Parameters
+    ----------
+    n_vectors, count, a, b, c, init : int
+        As there; the numbers of the row lie side by side, and so do the vectors of `c` and `init`.
+    backwards : int
+        Other than 0: the last vectors come first. If every second of many products with a panel
+        does so, it begins with what the one before has left of the panel in the cache.
+    """
+    pair = INT0 + 2 * GROUP
+    n_pairs = (n_vectors + pair - 1) // pair
+    for i in range(n_pairs):
+        done = pair * (n_pairs - 1 - i if backwards != 0 else i)
+        end = min(done + pair, n_vectors)
+        while done < end:
+            left, at = end - done, 4 * LANES * done
+            panel, sums, starts = b + at * count, c + at, init + at
+            if left == pair:
+                done += _row_tile(_EIGHT, count, a, panel, sums, starts)
+            elif left >= GROUP:
+                done += _row_tile(_FOUR, count, a, panel, sums, starts)
+            elif left == 3:
+                done += _row_tile((0, 0, 0), count, a, panel, sums, starts)
+            elif left == 2:
+                done += _row_tile((0, 0), count, a, panel, sums, starts)
+            else:
+                done += _row_tile((0,), count, a, panel, sums, starts)

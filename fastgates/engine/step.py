@@ -42,7 +42,7 @@ from .._vecmath import relu, sigmoid, tanh
 from .call import address
 from .forward import load_row, store_row
 from .linear import softmax_row
-from .multiply import GROUP, call_multiply, multiply_address, tile
+from .multiply import call_multiply, multiply_address, multiply_row
 from .tuples import load_constants, load_vectors, store_vectors
 
 if TYPE_CHECKING:
@@ -199,56 +199,11 @@ def table(typingctx):  # type: ignore[no-untyped-def]
 # -- Products -------------------------------------------------------------------------------------
 
 
-@intrinsic
-def _row_tile(typingctx, width, count, a, b, c, init):  # type: ignore[no-untyped-def]
-    """Make the tile of one row by as many vectors as `width` is long; return how many these are.
-
-    It is a tile of the multiply kernel, of which all but sizes and addresses is known to the
-    compiler: to pass and to look at them takes that kernel half as long as a step of a small cell.
-    """
-
-    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        names = dict(zip(("count", "a", "b", "c", "init"), args[1:], strict=True))
-        n_vectors, integer = width.count, ir.IntType(64)
-        known = {"a_rows": 0, "a_row": 0, "a_step": 1, "b_step": min(n_vectors, GROUP) * LANES}
-        known |= {"c_rows": 0, "c_row": 0, "init_row": 0, "init_vector": LANES, "join": 0}
-        names |= {name: ir.Constant(integer, value) for name, value in known.items()}
-        names["b_group"] = builder.mul(names["count"], ir.Constant(integer, GROUP * LANES))
-        tile(builder, 1, n_vectors, ir.Constant(integer, 0), names)
-        return ir.Constant(integer, n_vectors)
-
-    return types.int64(width, *[types.int64] * 5), codegen
-
-
-_FOUR = (0,) * GROUP
-_EIGHT = (0,) * (2 * GROUP)  # a single row takes two groups at once
-
-
-@helper
-def _multiply_row(n_vectors, count, a, b, c, init):
-    """Make :func:`fastgates.engine.multiply.multiply` of one row, of the same tiles."""
-    done = INT0
-    while done < n_vectors:
-        left = n_vectors - done
-        at = 4 * LANES * done
-        panel, sums, starts = b + at * count, c + at, init + at
-        if left >= 2 * GROUP:
-            done += _row_tile(_EIGHT, count, a, panel, sums, starts)
-        elif left >= GROUP:
-            done += _row_tile(_FOUR, count, a, panel, sums, starts)
-        elif left == 3:
-            done += _row_tile((0, 0, 0), count, a, panel, sums, starts)
-        elif left == 2:
-            done += _row_tile((0, 0), count, a, panel, sums, starts)
-        else:
-            done += _row_tile((0,), count, a, panel, sums, starts)
-
-
 @helper
 def _multiply_rows(multiply, n_rows, n_vectors, count, a, a_row, b, c, c_row, init, init_row):
     """Multiply rows of numbers with a panel; the sums start from vectors side by side."""
     if n_rows == 1:
-        _multiply_row(n_vectors, count, a, b, c, init)
+        multiply_row(n_vectors, count, a, b, c, init, INT0)
     else:
         call_multiply(
             multiply,
