@@ -11,6 +11,7 @@ __all__ = [
     "FLOAT32",
     "check_shape",
     "is_ready",
+    "not_negative",
     "positive_integer",
     "positive_number",
     "probability",
@@ -33,6 +34,14 @@ def positive_number(name: str, value: Any) -> float:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     if not 0 < value < np.inf:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return float(value)
+
+
+def not_negative(name: str, value: Any) -> float:
+    """Return `value` as a finite float of at least 0."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not (is_number and 0 <= value < np.inf):
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
     return float(value)
 
 

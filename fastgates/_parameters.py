@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -106,9 +108,31 @@ class Module:
         self._version = 0  # counts changes, so that packed weights know when they are stale
         self._device = "cpu"
         self._on_device: Any = None  # what the device's backend keeps of the module
+        self._owner: Any = None  # a weak reference to the module whose vector this one's is part of
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_on_device": None, "_program": None}
+        return self.__dict__ | {"_on_device": None, "_program": None, "_owner": None}
+
+    def __copy__(self) -> Self:
+        # One that shared the vector would not learn of changes through the other.
+        return copy.deepcopy(self)
+
+    def _belong_to(self, owner: Module, vector: np.ndarray) -> None:
+        """Let the parameters be a part of the owner's vector from now on.
+
+        Raises
+        ------
+        ValueError
+            If they are part of another module that is still there: it would no longer change them.
+        """
+        before = None if self._owner is None else self._owner()
+        if before is not None and before is not owner:
+            raise ValueError(
+                f"{self!r} is part of another {type(before).__name__}, which would lose it: "
+                "give it copy.deepcopy(...) of the module"
+            )
+        self._bind(vector)
+        self._owner = weakref.ref(owner)
 
     @property
     def device(self) -> str:

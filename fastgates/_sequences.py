@@ -6,6 +6,7 @@ that are known ahead.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,7 +17,15 @@ from ._checks import positive_integer
 from ._series import batches, windows_of
 from ._tables import DataError
 
-__all__ = ["Sequences", "check_finite", "moments", "take_state", "windows", "zeros_past_ends"]
+__all__ = [
+    "Sequences",
+    "check_finite",
+    "fits_float32",
+    "moments",
+    "take_state",
+    "windows",
+    "zeros_past_ends",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +102,9 @@ class Sequences:
         x : sequence of array_like, each of shape (time, C) or (time,)
             Lengths may differ, the number of features not.
         y : sequence, optional
-            A number, a label, or an array (O,) for each sequence; or arrays (time, O), as long
-            as those of `x`, for its steps.
+            A number, a label, or an array (O,) for each sequence; or arrays (time, O), or (time,)
+            of one target or label, as long as those of `x`, for its steps. Arrays (time,) are
+            taken for targets of steps where lengths differ.
         **options
             `sample_weight`, `x_future`, `initial_state`.
 
@@ -116,7 +126,9 @@ class Sequences:
                 f"all arrays must be of the same number of sequences, got {len(lengths)} of x, "
                 f"{len(y)} of y"
             )
-        per_step = any(np.ndim(each) == 2 for each in y)
+        axes = {np.ndim(each) for each in y}
+        steps = [len(each) for each in y] if axes == {1} else []
+        per_step = 2 in axes or (len(set(steps)) > 1 and steps == lengths.tolist())
         if not per_step:
             try:
                 return cls(padded, np.asarray(y), lengths=lengths, **options)
@@ -130,6 +142,8 @@ class Sequences:
                 f"y[{k}] must have a row for each of the {lengths[k]} steps of x[{k}], "
                 f"got {ends[k]}"
             )
+        if axes == {1}:
+            targets = targets[:, :, 0]
         return cls(padded, targets, lengths=lengths, **options)
 
     def __len__(self) -> int:
@@ -214,15 +228,16 @@ def windows(series: Any, length: int, stride: int = 1) -> np.ndarray:
 
 
 def check_finite(name: str, values: np.ndarray, lengths: np.ndarray | None = None) -> bool:
-    """Raise the error of the first NaN or infinity that counts, with its index.
+    """Raise the error of the first number that counts and that float32 cannot hold, with its index.
 
-    Return whether there is none past the ends of the sequences either.
+    That is NaN, an infinity or what would become one. Return whether there is none past the ends of
+    the sequences either.
     """
     everywhere = True
     if values.dtype.kind != "f":
         return everywhere
     for rows in batches(len(values)):
-        finite = np.isfinite(values[rows])
+        finite = fits_float32(values[rows])
         if finite.all():
             continue
         everywhere = False
@@ -231,11 +246,24 @@ def check_finite(name: str, values: np.ndarray, lengths: np.ndarray | None = Non
         if not finite.all():
             where = tuple(int(k) for k in np.argwhere(~finite)[0])
             index = (rows.start + where[0], *where[1:])
+            if np.isfinite(values[index]):
+                raise DataError(
+                    f"{name} must be within the range of float32, got {values[index]:g} at index "
+                    f"{index}: give it in another unit"
+                )
             raise DataError(
                 f"{name} must be finite, got {values[index]} at index {index}: fill or leave out "
                 "what is missing"
             )
     return everywhere
+
+
+def fits_float32(values: np.ndarray) -> np.ndarray:
+    """Tell which numbers are finite, and stay so as float32."""
+    finite: np.ndarray = np.isfinite(values)
+    if values.dtype.itemsize > 4:
+        finite &= np.abs(values) <= np.finfo(np.float32).max
+    return finite
 
 
 def zeros_past_ends(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -244,11 +272,14 @@ def zeros_past_ends(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.where(past, values.dtype.type(0), values)
 
 
-def moments(values: np.ndarray, lengths: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def moments(
+    name: str, values: np.ndarray, lengths: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation along the last axis, of the steps that count.
 
     A constant column has a deviation of 1. The pass is by batches: `values` may be a view of
-    windows, many times as large as its memory.
+    windows, many times as large as its memory. A column whose changes are lost in float32 beside
+    its mean is warned of.
     """
 
     def parts() -> Iterator[np.ndarray]:
@@ -268,7 +299,18 @@ def moments(values: np.ndarray, lengths: np.ndarray | None) -> tuple[np.ndarray,
         for part in parts():
             squares += np.square(part - mean).sum(axis=0)
     scale = np.sqrt(squares / count)
-    return mean, np.where(scale > 1e-7 * np.abs(mean), scale, 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        offset = np.abs(mean)
+        lost = (scale < 1e-5 * offset) & (scale > 1e-12 * offset)
+    if lost.any():
+        k = int(np.argmax(lost))
+        warnings.warn(
+            f"column {k} of {name} has the mean {mean[k]:g} and a deviation of only "
+            f"{scale[k]:.2g}: float32 keeps few digits of its changes. Subtract a constant first",
+            UserWarning,
+            stacklevel=2,
+        )
+    return mean, np.where(scale > 1e-7 * offset, scale, 1.0)
 
 
 def _past_end(time: int, lengths: np.ndarray, axes: int) -> np.ndarray:

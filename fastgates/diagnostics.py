@@ -143,6 +143,12 @@ def _forward(
     x = real_array("x", x, ("batch_size", "time", ("input_size", model.input_size)))
     if x.shape[0] == 0 or x.shape[1] == 0:
         raise ValueError(f"x must hold at least one sequence of one step, got shape {x.shape}")
+    if not np.isfinite(model.parameter_vector).all():
+        raise ValueError("the parameters of the model must be finite: there is nothing to look at")
+    lengths = None if lengths is None else np.asarray(lengths)
+    past_end = 0 if lengths is None else np.arange(x.shape[1]) >= lengths[:, None]
+    if not np.isfinite(x[past_end == 0]).all():
+        raise ValueError("x must be finite")
     output, _, tape = model.forward(x, initial_state, lengths, resets)
     return output, tape, _strands(model, tape)
 

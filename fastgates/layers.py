@@ -7,6 +7,7 @@ and shapes of parameters and states. Batches come first: (batch, time, features)
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,6 +145,13 @@ class Recurrent(Module):
         self.num_layers = positive_integer("num_layers", num_layers)
         self.bias = bool(bias)
         self.dropout = probability("dropout", dropout)
+        if self.dropout > 0 and num_layers == 1:
+            warnings.warn(
+                f"dropout={self.dropout} is between stacked layers, with num_layers=1 it does "
+                "nothing",
+                UserWarning,
+                stacklevel=3,
+            )
         self.variational = bool(variational)
         self.bidirectional = bool(bidirectional)
         self.reverse = bool(reverse)

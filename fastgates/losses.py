@@ -255,7 +255,11 @@ class Loss:
     @classmethod
     def of(cls, loss: str | Loss) -> Loss:
         """Return a loss from its name, or as it is."""
-        return loss if isinstance(loss, cls) else cls(loss)  # type: ignore[arg-type]
+        if isinstance(loss, cls):
+            return loss
+        if not isinstance(loss, str):
+            raise TypeError(f"loss must be a name or a Loss, got {type(loss).__name__}")
+        return cls(loss)
 
     def __reduce__(self) -> Any:
         return _make_loss, (self.name, dict(self.options))
@@ -428,6 +432,8 @@ def _weights(
     if isinstance(washout, bool) or not isinstance(washout, int | np.integer) or washout < 0:
         raise ValueError(f"washout must be an integer of at least 0, got {washout!r}")
     masked = lengths is not None or washout > 0
+    if len(shape) == 1:
+        shape = (*shape, 1)
     if len(shape) < (3 if masked else 2):
         axes = "(batch_size, time, ...)" if masked else "(batch_size, ...)"
         raise ValueError(f"prediction must have shape {axes} to be masked, got {shape}")

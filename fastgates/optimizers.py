@@ -12,14 +12,14 @@ and its buffers, in place (:mod:`fastgates._updates`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
 from fastgates import _parameters, _updates
-from fastgates._checks import positive_number, probability
+from fastgates._checks import not_negative, positive_number, probability
 from fastgates.clipping import HasParameterVector
 from fastgates.engine.call import address
 
@@ -38,6 +38,22 @@ class Module(Protocol):
     def parameter_vector(self) -> Vector: ...
 
     def edit_parameters(self) -> AbstractContextManager[Any]: ...
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _two_betas(name: str, values: Any) -> tuple[float, float]:
+    # A tuple becomes a list in a file.
+    is_pair = isinstance(values, Sequence | np.ndarray) and len(values) == 2
+    if not (is_pair and all(_is_number(beta) and 0.0 <= beta < 1.0 for beta in values)):
+        raise ValueError(f"{name} must be two numbers in [0, 1), got {values!r}")
+    return float(values[0]), float(values[1])
+
+
+def _truth(name: str, value: Any) -> bool:
+    return bool(value)
 
 
 class Optimizer:
@@ -62,8 +78,14 @@ class Optimizer:
         Steps taken so far.
     """
 
-    _settings: tuple[str, ...] = ("lr", "weight_decay")
+    # What each setting is checked with; a rate that a schedule has brought to 0 is one.
+    _settings: ClassVar[dict[str, Callable[[str, Any], Any]]] = {
+        "lr": not_negative,
+        "weight_decay": not_negative,
+    }
     _buffer_names: tuple[str, ...] = ()
+    lr: float
+    weight_decay: float
 
     def __init__(
         self, modules: Module | Sequence[Module], lr: float, weight_decay: float = 0.0
@@ -79,15 +101,18 @@ class Optimizer:
             raise ValueError("modules must hold at least one layer, got none")
         if len({id(module) for module in self._modules}) != len(self._modules):
             raise ValueError("modules must be different layers, got the same one twice")
-        self.lr = positive_number("lr", lr)
-        if not (_is_number(weight_decay) and 0.0 <= weight_decay < math.inf):
-            raise ValueError(f"weight_decay must be a number of at least 0, got {weight_decay!r}")
-        self.weight_decay = float(weight_decay)
+        self._set({"lr": positive_number("lr", lr), "weight_decay": weight_decay})
         self.steps = 0
         sizes = [module.parameter_vector.size for module in self._modules]
         self._buffers = [
             {name: np.zeros(size, np.float32) for name in self._buffer_names} for size in sizes
         ]
+
+    def _set(self, settings: Mapping[str, Any]) -> None:
+        """Set some settings, or none of them where one is out of its range."""
+        checked = {name: self._settings[name](name, value) for name, value in settings.items()}
+        for name, value in checked.items():
+            setattr(self, name, value)
 
     def step(self, gradients: HasParameterVector | Sequence[HasParameterVector]) -> None:
         """Change the parameters of every module by one step.
@@ -145,8 +170,8 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If it is of another optimiser, or its buffers do not fit the modules; nothing is
-            changed then.
+            If it is of another optimiser, a setting is out of its range, or its buffers do not fit
+            the modules; nothing is changed then.
         """
         missing = {"optimizer", "settings", "steps", "buffers"} - set(state)
         if missing:
@@ -175,8 +200,7 @@ class Optimizer:
                         f"got {array.shape}"
                     )
             loaded.append(arrays)
-        for name in self._settings:
-            setattr(self, name, state["settings"][name])
+        self._set(state["settings"])
         self.steps = int(state["steps"])
         self._buffers = loaded
 
@@ -244,8 +268,10 @@ class Adam(Optimizer):
        algorithm 1.
     """
 
-    _settings = ("lr", "weight_decay", "betas", "eps")
+    _settings = Optimizer._settings | {"betas": _two_betas, "eps": positive_number}
     _buffer_names = ("first_moment", "second_moment")
+    betas: tuple[float, float]
+    eps: float
     _decoupled = False
 
     def __init__(
@@ -257,10 +283,7 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(modules, lr, weight_decay)
-        if len(betas) != 2 or not all(_is_number(beta) and 0.0 <= beta < 1.0 for beta in betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
-        self.betas = (float(betas[0]), float(betas[1]))
-        self.eps = positive_number("eps", eps)
+        self._set({"betas": betas, "eps": eps})
 
     def _update(
         self, parameter: Vector, gradient: Vector, factor: float, buffers: dict[str, Vector]
@@ -354,8 +377,17 @@ class RMSprop(Optimizer):
        "Generating sequences with recurrent neural networks", 2013; in the form of ``torch.optim``.
     """
 
-    _settings = ("lr", "weight_decay", "alpha", "eps", "momentum", "centered")
+    _settings = Optimizer._settings | {
+        "alpha": probability,
+        "eps": positive_number,
+        "momentum": probability,
+        "centered": _truth,
+    }
     _buffer_names = ("mean_square", "mean", "momentum_buffer")
+    alpha: float
+    eps: float
+    momentum: float
+    centered: bool
 
     def __init__(
         self,
@@ -368,10 +400,7 @@ class RMSprop(Optimizer):
         centered: bool = False,
     ) -> None:
         super().__init__(modules, lr, weight_decay)
-        self.alpha = probability("alpha", alpha)
-        self.eps = positive_number("eps", eps)
-        self.momentum = probability("momentum", momentum)
-        self.centered = bool(centered)
+        self._set({"alpha": alpha, "eps": eps, "momentum": momentum, "centered": centered})
 
     def _update(
         self, parameter: Vector, gradient: Vector, factor: float, buffers: dict[str, Vector]
@@ -427,8 +456,10 @@ class SGD(Optimizer):
        and momentum in deep learning", ICML 2013; in the form of ``torch.optim.SGD``.
     """
 
-    _settings = ("lr", "weight_decay", "momentum", "nesterov")
+    _settings = Optimizer._settings | {"momentum": probability, "nesterov": _truth}
     _buffer_names = ("momentum_buffer",)
+    momentum: float
+    nesterov: bool
 
     def __init__(
         self,
@@ -439,10 +470,9 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(modules, lr, weight_decay)
-        self.momentum = probability("momentum", momentum)
+        self._set({"momentum": momentum, "nesterov": nesterov})
         if nesterov and momentum == 0.0:
             raise ValueError("nesterov needs momentum > 0, got momentum=0.0")
-        self.nesterov = bool(nesterov)
 
     def _update(
         self, parameter: Vector, gradient: Vector, factor: float, buffers: dict[str, Vector]
@@ -471,7 +501,7 @@ _BY_NAME: dict[str, type[Optimizer]] = {
 }
 
 
-def make_optimizer(name: str, modules: Any, lr: float, **options: Any) -> Optimizer:
+def make_optimizer(name: str, modules: Any, lr: float, /, **options: Any) -> Optimizer:
     """Make an optimiser from its name.
 
     Parameters
@@ -490,12 +520,8 @@ def make_optimizer(name: str, modules: Any, lr: float, **options: Any) -> Optimi
     if name not in _BY_NAME:
         raise ValueError(f"optimizer must be one of {', '.join(_BY_NAME)}, got {name!r}")
     kind = _BY_NAME[name]
-    unknown = [option for option in options if option not in kind._settings]
+    unknown = [option for option in options if option not in kind._settings or option == "lr"]
     if unknown:
         allowed = ", ".join(setting for setting in kind._settings if setting != "lr")
         raise TypeError(f"the options of {name} are {allowed}; got {', '.join(unknown)}")
     return kind(modules, lr, **options)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

@@ -108,7 +108,7 @@ class StepDecay(Schedule):
 
     def __init__(self, every: float, reduction: float = 0.1) -> None:
         self.every = positive_number("every", every)
-        self.reduction = _share("reduction", reduction)
+        self.reduction = _reduction(reduction)
 
     def factor(self, epoch: float) -> float:
         """Return the factor after so many epochs."""
@@ -176,7 +176,7 @@ class ReduceOnPlateau(Schedule):
         threshold: float = 1e-4,
         minimum: float = 0.0,
     ) -> None:
-        self.reduction = _share("reduction", reduction)
+        self.reduction = _reduction(reduction)
         self.patience = positive_integer("patience", patience)
         self.threshold = _share("threshold", threshold, zero=True)
         self.minimum = _share("minimum", minimum, zero=True)
@@ -245,4 +245,10 @@ def make_schedule(name: str, **options: Any) -> Schedule:
 def _share(name: str, value: float, zero: bool = True) -> float:
     if isinstance(value, bool) or not 0 <= value <= 1 or (value == 0 and not zero):
         raise ValueError(f"{name} must be in {'[' if zero else '('}0, 1], got {value!r}")
+    return float(value)
+
+
+def _reduction(value: float) -> float:
+    if isinstance(value, bool) or not 0 < value < 1:
+        raise ValueError(f"reduction must be above 0 and below 1, got {value!r}")
     return float(value)

@@ -19,7 +19,7 @@ from ._parameters import Gradients, Module
 from .dense import Dense
 from .layers import NO_STATE_GRADIENTS, Recurrent, State
 
-__all__ = ["Scaling", "Sequential", "SequentialTape"]
+__all__ = ["Scaling", "Sequential", "SequentialTape", "deployed"]
 
 
 class Scaling(Module):
@@ -199,7 +199,7 @@ class Sequential(Module):
         start = 0
         for _, module in self._trainable():
             end = start + module.parameter_vector.size
-            module._bind(self._vector[start:end])
+            module._belong_to(self, self._vector[start:end])
             start = end
 
     def _bind(self, vector: np.ndarray) -> None:
@@ -421,7 +421,16 @@ class Sequential(Module):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:
             raise ValueError("tape must come from this model's forward, got another one's")
-        d_states = self._initial(d_final_state)
+        # All that is given is checked before any tape is used up.
+        d_states = [
+            None if stacked is None else layer._states_out(stacked)
+            for layer, stacked in (
+                (layer, layer._states_in(f"d_final_state[{k}]", state, _hidden(final).shape[1]))
+                for k, (layer, state, final) in enumerate(
+                    zip(self.recurrent, self._initial(d_final_state), tape.states, strict=True)
+                )
+            )
+        ]
         d_x = None if d_output is None else np.asarray(d_output)
         if d_x is not None and tape.past_end is not None:
             d_x = np.where(tape.past_end[..., None], 0, d_x)
@@ -490,3 +499,22 @@ def _add_to_last(layer: Recurrent, state: State, d_state: State, d_last: Any) ->
         return d_hidden
     others = [np.zeros(shape, np.float32) for _ in state[1:]] if d_state is None else d_state[1:]
     return (d_hidden, *others)
+
+
+def deployed(model: Any) -> Any:
+    """Return a model as it is deployed: what models that are trained make of themselves.
+
+    Raises
+    ------
+    ValueError
+        If an initial state that the model learned, or estimates, would be lost.
+    """
+    if not hasattr(model, "to_sequential"):
+        return model
+    start = getattr(getattr(model, "model_", model), "initial_state", "zero")
+    if start in ("learned", "estimated"):
+        raise ValueError(
+            f"the initial state of this model is {start}, and would be lost: take "
+            "model.to_sequential(), and start it from model.initial_states()"
+        )
+    return model.to_sequential()

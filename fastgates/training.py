@@ -19,15 +19,17 @@ import threading
 import time
 import warnings
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from . import _checkpoint
-from ._checks import positive_integer, positive_number
+from ._checks import not_negative, positive_integer, positive_number
 from ._parameters import Gradients
 from ._sequences import Sequences, windows
+from ._series import batches
 from .clipping import global_norm, limit_values, norm_factor
 from .models import Learn, Model
 from .optimizers import Optimizer, make_optimizer
@@ -322,15 +324,15 @@ class Trainer:
         self.batch_size = positive_integer("batch_size", batch_size)
         self.max_epochs = positive_integer("max_epochs", max_epochs)
         self.patience = None if patience is None else positive_integer("patience", patience)
-        if isinstance(min_delta, bool) or not 0 <= min_delta < math.inf:
-            raise ValueError(f"min_delta must be a number of at least 0, got {min_delta!r}")
-        self.min_delta = float(min_delta)
+        self.min_delta = not_negative("min_delta", min_delta)
         self.clip_norm = None if clip_norm is None else positive_number("clip_norm", clip_norm)
         self.clip_value = None if clip_value is None else positive_number("clip_value", clip_value)
         self.shuffle = bool(shuffle)
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
         self.seed = int(seed)
+        if not isinstance(callbacks, Iterable):
+            raise TypeError(f"callbacks must be a list of them, got {type(callbacks).__name__}")
         self.callbacks = tuple(callbacks)
         for callback in self.callbacks:
             if not callable(callback) and not any(hasattr(callback, name) for name in _EVENTS):
@@ -445,9 +447,9 @@ class Trainer:
                 _checkpoint.check_writable(self.checkpoint)
             self._first_epoch, self._position = self.epoch, 0
             self.best_loss, self.best_epoch, self._best = math.inf, 0, None
-        self._stop_reason = ""
+        if not finished:
+            self._stop_reason = self.history.stop_reason = ""
         self._good = None
-        self.history.stop_reason = ""
         last_epoch = self._first_epoch + count
         self._call("on_fit_begin")
         with _Bar(self, last_epoch) as bar, _interrupt(self):
@@ -476,6 +478,16 @@ class Trainer:
             )
         self._call("on_fit_end")
         return self.history
+
+    def _go_on_from(self, other: Trainer) -> None:
+        """Stand where another trainer of the same model does; settings stay this one's."""
+        if type(self.optimizer) is type(other.optimizer):
+            self.optimizer.steps = other.optimizer.steps
+            self.optimizer._buffers = other.optimizer._buffers
+        if repr(self.schedule) == repr(other.schedule):
+            self.schedule.load_state_dict(other.schedule.state_dict())
+        self.history, self.epoch, self.step = other.history, other.epoch, other.step
+        self.seed = other.seed
 
     # -- The loop ----------------------------------------------------------------------------------
 
@@ -583,9 +595,12 @@ class Trainer:
             self.best_loss, self.best_epoch = observed, self.epoch
             if validation is not None:
                 self._best = self.model.parameter_vector.copy()
-        elif self.patience is not None and self.epoch - self.best_epoch >= self.patience:
+        elif self._is_out_of_patience():
             self.stop("patience")
         self.history.best_epoch = self.best_epoch
+
+    def _is_out_of_patience(self) -> bool:
+        return self.patience is not None and self.epoch - self.best_epoch >= self.patience
 
     def _diverged(self, what: str) -> None:
         norms = [*self.history._steps["gradient_norm"][-_REMEMBERED_NORMS:], self.gradient_norm]
@@ -712,7 +727,7 @@ class Trainer:
                 f"{self.checkpoint}: it is damaged: {error!r}"
             ) from None
         self._stop_reason = state["stop_reason"]
-        return bool(self._stop_reason == "patience")
+        return self._stop_reason == "patience" and self._is_out_of_patience()
 
 
 class _Sums:
@@ -811,14 +826,21 @@ def _interrupt(trainer: Trainer) -> Iterator[None]:
 
 
 def _digest(data: Sequences) -> str:
-    """Return a hash over the shapes, and the first and last sequences, of all arrays."""
+    """Return a hash over all arrays, in parts: they may be views of windows, or of a file."""
     digest = hashlib.sha256()
-    for name in ("x", "y", "lengths", "sample_weight", "x_future"):
-        value = getattr(data, name)
-        if value is not None:
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, tuple | list):
+            for k, each in enumerate(value):
+                add(f"{name}[{k}]", each)
+        elif value is not None:
+            value = np.asarray(value)
             digest.update(f"{name}{value.shape}{value.dtype}".encode())
-            for part in (value[:1], value[-1:]):
-                digest.update(np.ascontiguousarray(part).tobytes())
+            for rows in batches(len(value)):
+                digest.update(value[rows].tobytes())
+
+    for entry in fields(data):
+        add(entry.name, getattr(data, entry.name))
     return digest.hexdigest()[:32]
 
 

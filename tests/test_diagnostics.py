@@ -520,3 +520,15 @@ def test_another_device_is_refused(monkeypatch):
 def test_one_step_says_nothing():
     found = examine(fg.GRU(1, 3, seed=0), np.ones((2, 1, 1)))
     assert "one step" in found.verdict
+
+
+def test_numbers_that_are_not_finite_are_no_question_of_gradients():
+    layer, x = fg.GRU(2, 3, seed=0), np.ones((2, 4, 2))
+    x[1, 3] = np.nan
+    with pytest.raises(ValueError, match="x must be finite"):
+        fg.diagnostics.examine(layer, x)
+    fg.diagnostics.examine(layer, x, lengths=[4, 3])
+    with layer.edit_parameters() as parameters:
+        parameters.vector[0] = np.inf
+    with pytest.raises(ValueError, match="parameters of the model must be finite"):
+        fg.diagnostics.examine(layer, np.ones((2, 4, 2)))

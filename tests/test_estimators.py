@@ -691,3 +691,102 @@ def test_divergence_keeps_the_model_before():
     with pytest.raises(DivergenceError, match="diverged in epoch"):
         model.set_params(learning_rate=1e37, clip_norm=None).fit(X, Y)
     np.testing.assert_array_equal(model.predict(X), before)
+
+
+def test_intervals_need_a_calibration_of_the_same_model():
+    model = regressor().fit(X, Y).calibrate(X, Y)
+    model.radius()
+    for train in (model.fit, model.partial_fit):
+        train(X, Y)
+        with pytest.raises(ValueError, match="intervals need calibrate"):
+            model.radius()
+        model.calibrate(X, Y)
+
+
+FAILING = {
+    "other labels, negative weights": (
+        classifier, LABELS, lambda m: m.fit(X, ["p", "q"] * 20, -np.ones(40)),
+    ),
+    "one label": (classifier, LABELS, lambda m: m.fit(X, ["p"] * 40)),
+    "other features, NaN": (regressor, Y, lambda m: m.fit(X[:, :, :1], np.full(40, np.nan))),
+    "more targets, weights": (regressor, Y, lambda m: m.fit(X, np.c_[Y, Y], -np.ones(40))),
+    "in training": (
+        regressor, Y, lambda m: m.set_params(warm_start=True, callbacks=(failing,)).fit(X, 2 * Y),
+    ),
+}  # fmt: skip
+
+
+def failing(trainer):
+    raise RuntimeError("callback")
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_fit_that_fails_leaves_the_estimator_as_it_was(name):
+    make, y, fail = FAILING[name]
+    model = make().fit(X, y)
+    before = model.predict(X)
+    with pytest.raises((ValueError, RuntimeError)):
+        fail(model)
+    np.testing.assert_array_equal(model.predict(X), before)
+
+
+def test_a_first_fit_that_fails_leaves_nothing():
+    model = classifier()
+    with pytest.raises(ValueError, match="must hold the classes"):
+        model.partial_fit(X, LABELS, classes=["p", "q"])
+    assert not [name for name in vars(model) if name.endswith("_")]
+
+
+def test_a_warm_start_takes_changed_parameters():
+    model = regressor(warm_start=True, num_layers=2).fit(X, Y)
+    model.set_params(loss="mae", dropout=0.3).fit(X, Y)
+    assert model.model_.loss.name == "mae"
+    assert [layer.dropout for layer in model.model_.recurrent] == [0.3]
+    with pytest.raises(ValueError, match="the loss must have 1 outputs for a target as before"):
+        model.set_params(loss="quantile").fit(X, Y)
+    assert model.model_.loss.name == "mae"
+    with pytest.raises(ValueError, match=r"cell_options must be \{\} as before"):
+        model.set_params(loss="mse", cell_options={"reset_after": True}).fit(X, Y)
+
+
+def test_partial_fit_takes_changed_parameters():
+    model = regressor().partial_fit(X, Y)
+    before = weights(model)
+    model.set_params(learning_rate=1e-9).partial_fit(X, Y)
+    assert 0 < np.abs(weights(model) - before).max() < 1e-6
+    assert model.n_iter_ == 2
+
+
+def test_scores_of_steps_take_what_fit_takes():
+    pandas = pytest.importorskip("pandas")
+    table, labels = pandas.DataFrame(X[:, :, 0]), (X[:, :, 0] > 0).astype(int)
+    model = regressor(per_step=True).fit(table, table)
+    assert model.score(table, table) == model.score(X[:, :, :1], X[:, :, 0])
+    model.calibrate(table, table)
+    judge = classifier(per_step=True).fit(X, labels)
+    assert judge.score(X, pandas.DataFrame(labels)) == judge.score(X, labels)
+    for y in (labels[:, 0], labels[:, :1]):
+        with pytest.raises(ValueError, match="y must have"):
+            judge.score(X, y)
+    with pytest.raises(ValueError, match="nothing counts"):
+        judge.set_params(washout=8).score(X, labels)
+
+
+def test_all_frames_of_a_list_have_the_columns_of_the_first():
+    pandas = pytest.importorskip("pandas")
+    frames = [pandas.DataFrame(run, columns=["u", "v"]) for run in RUNS]
+    model = regressor().fit(frames, RUN_Y)
+    frames[3] = frames[3][["v", "u"]]
+    with pytest.raises(ValueError, match=r"X\[3\] must have the columns of X\[0\]"):
+        model.predict(frames)
+
+
+def test_numbers_beyond_float32_are_refused():
+    model = regressor().fit(X, Y)
+    with pytest.raises(ValueError, match=r"X must be within the range of float32, got .*at "):
+        model.predict(X * 1e300)
+
+
+def test_validation_is_a_pair():
+    with pytest.raises(TypeError, match=r"validation must be a pair \(X, y\), got 3 entries"):
+        regressor().fit(X, Y, validation=(X, Y, Y))

@@ -693,3 +693,36 @@ def test_files_that_do_not_fit_together(change, message, tmp_path):
         fg.load(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_days_go_on_in_their_time_zone(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    index = pandas.date_range("2025-08-29", periods=58, freq="D", tz="Europe/Berlin")
+    series = pandas.Series(np.sin(np.arange(58.0)), index=index)
+    model = small(horizon=3).fit(series)
+    forecast = model.predict()
+    expected = pandas.date_range("2025-10-26", periods=3, freq="D", tz="Europe/Berlin")
+    pandas.testing.assert_index_equal(forecast.index, expected, check_freq=False)
+    fg.save(model, tmp_path / "m.safetensors")
+    again = fg.load(tmp_path / "m.safetensors").predict()
+    pandas.testing.assert_index_equal(again.index, forecast.index, check_freq=False)
+
+
+def test_a_changed_window_waits_for_the_next_fit():
+    series = driven()
+    model = fitted(series)
+    expected = model.predict(series[:, 0], series[:, 1:])
+    model.set_params(window=16)
+    np.testing.assert_array_equal(model.predict(series[:, 0], series[:, 1:]), expected)
+    model.predict()
+
+
+def test_a_split_without_validation_trains_to_the_end():
+    series = driven()
+    model = fitted(series, split=(120, 120, 150), early_stopping=True)
+    assert model.n_iter_ == 2 and model.split_ == Split(120, 120, 150)
+
+
+def test_a_horizon_is_a_number_of_rows():
+    with pytest.raises(TypeError, match="horizon must be a number of rows, or several, got 2"):
+        small(horizon=2.0).fit(logistic_map())

@@ -919,3 +919,8 @@ def test_a_tape_without_a_copy_keeps_the_array_itself():
     model = fg.Sequential(fg.Dense(3, 3, seed=1), fg.GRU(3, 4, seed=0))
     _, _, tape = model.forward(x, copy=False)
     assert np.shares_memory(tape.steps[0].x, x)
+
+
+def test_dropout_between_one_layer_is_worth_a_warning():
+    with pytest.warns(UserWarning, match="with num_layers=1 it does nothing"):
+        fg.GRU(2, 3, dropout=0.5)

@@ -319,3 +319,14 @@ def test_a_loss_as_an_object():
 def test_wrong_masks_and_options(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_weights_of_single_numbers():
+    loss, gradient = mse(np.array([1.0, 3.0]), np.zeros(2), sample_weight=[3.0, 1.0])
+    assert loss == (3 * 1 + 9) / 4
+    np.testing.assert_allclose(gradient, [3 / 4 * 2, 1 / 4 * 6])
+
+
+def test_a_loss_is_a_name_or_a_loss():
+    with pytest.raises(TypeError, match="loss must be a name or a Loss, got int"):
+        Loss.of(3)

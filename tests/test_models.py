@@ -382,6 +382,8 @@ BAD_DATA = [
     ("short series", {}, lambda: fg.Sequences(fg.training.windows(X[0], 8), Y),
      "series must have at least length=8 rows, got 7"),
     ("too large", {}, lambda: fg.Sequences(X + 1e300 * rng().random(X.shape), Y + 1e200),
+     r"x must be within the range of float32, got .*e\+299 at index \(0, 0, 0\)"),
+    ("too small", {}, lambda: fg.Sequences(rng().random(X.shape) * 1e-60, Y),
      "too large or too small for float32"),
 ]  # fmt: skip
 
@@ -430,7 +432,7 @@ def test_wrong_types(make, match):
         (lambda: EncoderDecoder.build("gru", 1, 2, 3), "target_columns must be 2 of the 1"),
         (lambda: EncoderDecoder(fg.GRU(1, 2), fg.Sequential(fg.GRU(1, 3), fg.Dense(3, 1)),
                                 horizon=2), "the same states as encoder"),
-        (lambda: sequence_model().initial_states(), "only a learned initial state is known"),
+        (lambda: sequence_model().initial_states(), "are the model's, got 'zero'"),
         (lambda: free_run().predict(np.zeros((2, 5, C))), r"context must have shape \(n, context="),
         (lambda: free_run().predict(np.zeros((2, 2, C)), context=np.zeros((2, 2, 2))),
          r"context \+ steps = 2 \+ steps"),
@@ -515,3 +517,79 @@ def test_an_encoder_and_decoder_have_the_gradients_of_autograd():
         outputs.append(value)
     loss = ((torch.stack(outputs, dim=1) - y) ** 2).mean()
     assert_same_gradients(model, sequences, loss, [(encoder, None), (decoder, readout)])
+
+
+def test_given_states_are_checked():
+    model = sequence_model(initial_state="given")
+    for shape, match in (((1, N + 1, H), "initial_state"), ((2, N, H), "initial_state")):
+        with pytest.raises(DataError, match=match):
+            model.predict(X, initial_state=(np.zeros(shape),))
+    with pytest.raises(DataError, match=r"initial_state\[0\] must be finite"):
+        model.predict(X, initial_state=(np.full((1, N, H), np.nan),))
+    model.predict(X, initial_state=(np.zeros((1, N, H)),))
+
+
+def test_nothing_is_given_beside_sequences():
+    with pytest.raises(TypeError, match="lengths must not be given beside Sequences"):
+        sequence_model().predict(fg.Sequences(X), lengths=np.ones(N, int))
+    with pytest.raises(TypeError, match="context must not be given beside Sequences"):
+        free_run().predict(data(), context=np.zeros((N, 2, 2)))
+    with pytest.raises(TypeError, match="x_future must not be given beside Sequences"):
+        encoder_decoder().predict(fg.Sequences(X), x_future=np.zeros((N, 3, 1)))
+
+
+def test_a_free_run_needs_no_truth_after_the_context():
+    model, given = free_run(washout=50), data()
+    expected = model.predict(given.x, context=given.y[:, :2])
+    unknown = given.y.copy()
+    unknown[:, 2:] = np.nan
+    for y in (given.y, unknown, given.y[:, :2]):
+        np.testing.assert_array_equal(model.predict(fg.Sequences(given.x, y)), expected)
+
+
+def test_classes_that_all_weigh_nothing():
+    loss = fg.losses.Loss("cross_entropy", class_weight=(1, 0))
+    model = SequenceModel.build("gru", C, 2, H, seed=0, loss=loss)
+    model.evaluate(fg.Sequences(X, np.arange(N) % 2))
+    with pytest.raises(DataError, match=r"nothing counts .*class_weight=\(1.0, 0.0\)"):
+        model.evaluate(fg.Sequences(X, np.ones(N, int)))
+
+
+def test_estimating_from_targets_is_an_estimated_state():
+    with pytest.raises(ValueError, match="estimate_from_targets needs initial_state='estimated'"):
+        sequence_model(estimate_from_targets=True, return_sequences=True)
+
+
+@pytest.mark.parametrize("initial_state", ["learned", "estimated"])
+def test_a_state_of_the_models_own_is_not_lost_without_a_word(initial_state):
+    model = sequence_model(initial_state=initial_state, return_sequences=True)
+    given = data()
+    fg.Trainer(model, max_epochs=3, learning_rate=0.1).fit(given)
+    start = model.initial_states(N, given.replace(y=None))
+    again = model.to_sequential()(given.x, start)[0]
+    np.testing.assert_allclose(again, model.predict(given.x), rtol=0, atol=2e-5)
+    assert np.abs(model.to_sequential()(given.x)[0] - again).max() > 1e-3
+    stream = model.to_sequential().stream(batch_size=N)
+    stream.reset(start)
+    np.testing.assert_array_equal(stream.run(given.x), again)
+    for lose in (model.stream, model.jit_handle, model.cfunc, model.to_c):
+        with pytest.raises(ValueError, match=f"initial state of this model is {initial_state}"):
+            lose()
+
+
+def test_a_module_is_part_of_one_model():
+    network = fg.Sequential(fg.GRU(C, H, seed=0), fg.Dense(H, 2, seed=0), return_sequences=False)
+    model = SequenceModel(network)
+    with pytest.raises(ValueError, match=r"part of another SequenceModel.*copy\.deepcopy"):
+        SequenceModel(network)
+    with pytest.raises(ValueError, match=r"GRU\(.* is part of another Sequential"):
+        fg.Sequential(network.modules[0])
+    other = SequenceModel(copy.deepcopy(network))
+    with model.edit_parameters() as parameters:
+        parameters.vector[...] = 0
+    assert not network.parameter_vector.any() and other.network.parameter_vector.any()
+    again = pickle.loads(pickle.dumps(model))
+    with pytest.raises(ValueError, match="part of another"):
+        SequenceModel(again.network)
+    del model
+    SequenceModel(network)

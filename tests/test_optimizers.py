@@ -1,11 +1,13 @@
 """Adam and SGD against their formulas in float64 and against PyTorch."""
 
+import json
 import math
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
+import fastgates as fg
 from fastgates.optimizers import SGD, Adam, AdamW, RMSprop
 
 SIZES = (5, 1, 40)
@@ -277,3 +279,30 @@ def test_a_state_that_does_not_fit(change, message):
     with pytest.raises(ValueError, match=message):
         optimizer.load_state_dict(state)
     assert optimizer.steps == 1
+
+
+@pytest.mark.parametrize(
+    "settings, match",
+    [
+        ({"lr": -3.0}, "lr must be a number of at least 0, got -3.0"),
+        ({"betas": "ab"}, r"betas must be two numbers in \[0, 1\)"),
+        ({"betas": [0.9, 1.5]}, r"betas must be two numbers in \[0, 1\)"),
+        ({"eps": 0}, "eps must be a positive number"),
+    ],
+)
+def test_settings_of_a_state_are_checked_like_arguments(settings, match):
+    optimizer = fg.Adam(fg.GRU(2, 3, seed=0))
+    state = optimizer.state_dict()
+    state["settings"] |= settings
+    with pytest.raises(ValueError, match=match):
+        optimizer.load_state_dict(state)
+    assert (optimizer.lr, optimizer.betas, optimizer.eps) == (1e-3, (0.9, 0.999), 1e-8)
+
+
+def test_settings_may_come_from_json():
+    optimizer = fg.Adam(fg.GRU(2, 3, seed=0), lr=0.1)
+    state = optimizer.state_dict()
+    optimizer.lr = 0.0  # where a schedule has ended
+    state["settings"] = json.loads(json.dumps(state["settings"] | {"lr": 0.0}))
+    optimizer.load_state_dict(state)
+    assert optimizer.lr == 0.0 and optimizer.betas == (0.9, 0.999)

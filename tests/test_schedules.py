@@ -85,7 +85,9 @@ def test_names():
     ("make", "error", "message"),
     [
         (lambda: Cosine(0), ValueError, "epochs must be a positive number, got 0"),
-        (lambda: StepDecay(1, 2), ValueError, r"reduction must be in \[0, 1\], got 2"),
+        (lambda: StepDecay(1, 2), ValueError, "reduction must be above 0 and below 1, got 2"),
+        (lambda: StepDecay(1, 0.0), ValueError, "reduction must be above 0 and below 1, got 0"),
+        (lambda: ReduceOnPlateau(1.0), ValueError, "reduction must be above 0 and below 1"),
         (lambda: WarmUp(1, then=0.1), TypeError, "then must be a schedule, got float"),
         (lambda: ReduceOnPlateau(patience=0), ValueError, "patience must be a positive integer"),
         (lambda: make_schedule("linear"), ValueError, "schedule must be one of constant, cosine"),

@@ -1,12 +1,14 @@
 """Sequences: padding, parts, windows and the moments of what counts."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fastgates as fg
-from fastgates._sequences import moments
+from fastgates._sequences import check_finite, moments
 from fastgates._tables import DataError
 
 sizes = st.integers(1, 9)
@@ -32,7 +34,7 @@ def test_moments_are_those_of_the_steps_that_count(ends, seed):
     data = fg.Sequences.from_lists(runs)
     assert np.array_equal(data.lengths, ends)
     rows = np.concatenate(runs)
-    mean, scale = moments(data.x, data.lengths)
+    mean, scale = moments("x", data.x, data.lengths)
     assert np.allclose(mean, rows.mean(axis=0), rtol=1e-12)
     expected = rows.std(axis=0)
     assert np.allclose(scale, np.where(expected > 0, expected, 1), rtol=1e-12)
@@ -69,3 +71,37 @@ def test_lists_of_targets():
         fg.Sequences.from_lists(runs, [1.0])
     with pytest.raises(DataError, match="as many targets for each"):
         fg.Sequences.from_lists(runs, [[1, 2], [3]])
+
+
+def test_lists_of_labels_of_steps():
+    runs = [np.ones((n, 1)) for n in (3, 1)]
+    data = fg.Sequences.from_lists(runs, [np.array([0, 1, 1]), np.array([1])])
+    assert data.y.tolist() == [[0, 1, 1], [1, 0, 0]] and data.y.dtype.kind == "i"
+    columns = fg.Sequences.from_lists(runs, [np.zeros((3, 1), int), np.ones((1, 1), int)])
+    model = fg.SequenceModel.build(
+        "gru", 1, 2, 3, loss="cross_entropy", return_sequences=True, seed=0
+    )
+    assert model.check(columns).y.shape == (2, 3)
+
+
+def test_numbers_beyond_float32():
+    values = np.array([[1.0, 2.0], [3.0, 1e39]])
+    with pytest.raises(DataError, match=r"within the range of float32, got 1e\+39 at .*\(1, 1\)"):
+        check_finite("x", values)
+    assert check_finite("x", values, np.array([2, 1])) is False
+
+
+@pytest.mark.parametrize("offset, warns", [(0.0, False), (1e3, False), (1e7, True)])
+def test_changes_that_float32_loses_beside_their_mean(offset, warns):
+    values = np.random.default_rng(0).standard_normal((20, 5, 2))
+    values[..., 1] += offset
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        moments("x", values, None)
+    assert len(caught) == warns
+    if warns:
+        assert "column 1 of x has the mean 1e+07" in str(caught[0].message)
+
+
+def test_a_constant_column_is_no_change_that_is_lost():
+    moments("x", np.full((20, 5, 2), 0.1) + 1e7, None)

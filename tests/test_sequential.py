@@ -196,3 +196,33 @@ def test_a_tape_is_used_once_and_for_these_parameters():
         pass
     with pytest.raises(RuntimeError, match="parameters changed"):
         model.backward(tape, output)
+
+
+@pytest.mark.parametrize("wrong", [[np.zeros((1, 1, 4))], [np.zeros((1, 3, 4))] * 2])
+def test_a_wrong_gradient_leaves_the_tape_unused(wrong):
+    model = fg.Sequential(fg.GRU(2, 4, seed=0), fg.Dense(4, 1, seed=0), return_sequences=False)
+    output, _, tape = model.forward(np.ones((3, 5, 2)))
+    with pytest.raises(ValueError, match=r"d_final_state|initial_state"):
+        model.backward(tape, np.ones_like(output), wrong)
+    model.backward(tape, np.ones_like(output))
+
+
+def test_gradients_of_states_may_be_lists():
+    model = fg.Sequential(fg.LSTM(2, 4, seed=0), return_sequences=False)
+    d_state = [np.ones((1, 3, 4)), np.ones((1, 3, 4))]
+    found = []
+    for given in (d_state, tuple(d_state)):
+        output, _, tape = model.forward(np.ones((3, 5, 2)))
+        found.append(model.backward(tape, np.ones_like(output), [given]).parameter_vector)
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_copy_is_a_model_of_its_own():
+    layer = fg.GRU(2, 4, seed=0)
+    x = np.ones((1, 3, 2))
+    layer(x)
+    other = copy.copy(layer)
+    before = other(x)[0]
+    with layer.edit_parameters() as parameters:
+        parameters.vector[...] = 0
+    np.testing.assert_array_equal(other(x)[0], before)

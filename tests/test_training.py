@@ -413,11 +413,14 @@ def test_divergence_keeps_the_best_weights_of_validation():
 
 
 def test_divergence_in_the_first_step_leaves_the_weights():
-    data = sequences().replace(y=np.full((40, 1), 1e200))
-    job = fg.Trainer(model(scale_outputs=False))
+    data = sequences()
+    job = fg.Trainer(model())
+    with job.model.edit_parameters() as parameters:
+        parameters.vector[...] = 3e38
     before = job.model.parameter_vector.copy()
     with pytest.raises(
-        DivergenceError, match=r"step 1: loss inf, .*before: none\..*the weights it had"
+        DivergenceError,
+        match=r"step 1: loss .*, gradient norm nan; .*before: none\..*the weights it had",
     ):
         job.fit(data)
     assert np.array_equal(job.model.parameter_vector, before)
@@ -484,3 +487,47 @@ def test_bad_fits(tmp_path):
         fg.Trainer(model()).fit(sequences(), resume=True)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         fg.Trainer(model(), checkpoint=tmp_path / "no" / "run.npz").fit(sequences())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])
+def test_a_training_can_be_resumed_any_number_of_times(tmp_path, optimizer):
+    def job(checkpoint=tmp_path / "c"):
+        return fg.Trainer(
+            model(), optimizer=optimizer, max_epochs=1, batch_size=20, checkpoint=checkpoint
+        )
+
+    whole = job(None)
+    whole.fit(sequences(), epochs=3)
+    job().fit(sequences())
+    trainer = job()
+    for epochs in (2, 3):
+        trainer.fit(sequences(), resume=True, epochs=epochs)
+    job().fit(sequences(), resume=True, epochs=4)
+    assert fingerprint(trainer) == fingerprint(whole)
+
+
+def test_a_training_that_ended_by_patience_goes_on_with_more_of_it(tmp_path):
+    data, validation = sequences().split(0.5)
+
+    def job(patience):
+        return fg.Trainer(
+            model(), learning_rate=0.3, batch_size=20, max_epochs=60, patience=patience,
+            checkpoint=tmp_path / "c",
+        )  # fmt: skip
+
+    ended = job(3).fit(data, validation)
+    again = job(3).fit(data, validation, resume=True)
+    assert again.to_dict() == ended.to_dict() and again.stop_reason == "patience"
+    more = job(5).fit(data, validation, resume=True)
+    assert len(more) == len(ended) + 2 and more.stop_reason == "patience"
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_a_checkpoint_knows_all_of_its_data(tmp_path, name):
+    data = sequences()
+    job = fg.Trainer(model(), max_epochs=1, checkpoint=tmp_path / "c")
+    job.fit(data)
+    changed = getattr(data, name).copy()
+    changed[7] += 1
+    with pytest.raises(CheckpointError, match="data was"):
+        job.fit(data.replace(**{name: changed}), resume=True)

@@ -79,7 +79,7 @@ def _forecaster(
     from fastgates.forecasting import compare
 
     series = read_series(arguments.data, columns, model.window)
-    fewest = model.window + model.leads_[-1]
+    fewest = model.window_ + model.leads_[-1]
     start = fewest if arguments.first_row is None else arguments.first_row - 1
     if not fewest <= start < len(series.target):
         raise DataError(

@@ -36,11 +36,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from fastgates import files
     from fastgates._parameters import Module
     from fastgates.commands._shared import fail
+    from fastgates.sequential import deployed
 
     model = files.load(arguments.model)
-    if not isinstance(model, Module) and hasattr(model, "to_sequential"):
-        model = model.to_sequential()
     try:
+        model = deployed(model)
         if not isinstance(model, Module):
             raise TypeError(f"{arguments.model}: {type(model).__name__} has no to_sequential")
         source = model.to_c(arguments.name, scalar=arguments.scalar)

@@ -16,9 +16,9 @@ from .._vecmath import exp_of_minus, relu, sigmoid, tanh
 from .._version import __version__
 from ..dense import Dense
 from ..layers import Recurrent
-from ..sequential import Scaling
+from ..sequential import Scaling, deployed
 from .c_trace import KEYWORDS, Functions, Value, identifier, literal, named, statements
-from .program import deployed, flat_modules, program_of, round_up
+from .program import flat_modules, program_of, round_up
 from .streaming import Stream
 
 __all__ = ["CSource", "SizeReport", "to_c"]

@@ -22,9 +22,9 @@ from ..engine import step
 from ..engine.call import address, aligned, aligned_empty
 from ..engine.pack import n_blocks_of, pack_affine
 from ..layers import Recurrent
-from ..sequential import Scaling, Sequential
+from ..sequential import Scaling, Sequential, deployed
 
-__all__ = ["LayerPlace", "Program", "deployed", "flat_modules", "program_of", "round_up"]
+__all__ = ["LayerPlace", "Program", "flat_modules", "program_of", "round_up"]
 
 _LINE = 16  # floats of a cache line
 _PACKED = ("bias", "unit_constant", "input_panel", "panel", "panel_2")
@@ -186,11 +186,6 @@ def _rebuild(stamp: int, lanes: int, numbers: np.ndarray, weights: np.ndarray, *
     weights = aligned(weights)
     weights.flags.writeable = False
     return Program(rebound(numbers, rest[-1]), weights, *rest)
-
-
-def deployed(model: Any) -> Any:
-    """Return a model as it is deployed: what models that are trained make of themselves."""
-    return model.to_sequential() if hasattr(model, "to_sequential") else model
 
 
 def flat_modules(model: Module) -> tuple[Any, ...]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from fastgates._checks import probability
 from fastgates.models import SequenceModel
 from fastgates.schedules import make_schedule
 from fastgates.training import History, Trainer
@@ -22,7 +24,31 @@ if TYPE_CHECKING:
     from fastgates.sequential import Sequential
     from fastgates.training import Sequences
 
-__all__ = ["SequenceEstimator"]
+__all__ = ["SequenceEstimator", "all_or_nothing"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def all_or_nothing(method: Method) -> Method:
+    """Put back all attributes of the estimator where one of its methods that train fails."""
+
+    @wraps(method)
+    def wrapped(self: Any, *arguments: Any, **options: Any) -> Any:
+        before, model = dict(vars(self)), getattr(self, "model_", None)
+        if model is not None:  # which training may go on with
+            weights, loss, washout = model.parameter_vector.copy(), model.loss, model.washout
+        try:
+            return method(self, *arguments, **options)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            if model is not None:
+                model.loss, model.washout = loss, washout
+                with model.edit_parameters() as parameters:
+                    parameters.vector[...] = weights
+            raise
+
+    return cast("Method", wrapped)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -40,7 +66,8 @@ class SequenceEstimator(BaseEstimator):
     bidirectional : bool, default False
         Whether a second direction runs from the end of each sequence.
     dropout : float, default 0.0
-        Probability of zeroing an output between stacked layers, in training.
+        Probability of zeroing an output between stacked layers, in training.  With one layer it
+        does nothing.
     variational_dropout : bool, default False
         Whether the same outputs are zeroed at all steps of a sequence.
     initialization : str, tuple or dict, optional
@@ -58,7 +85,8 @@ class SequenceEstimator(BaseEstimator):
         Of the learning rate, by name or as an object of ``fastgates.schedules``.  Constant by
         default.
     schedule_options : dict, optional
-        Options of the one that is named; ``"cosine"`` takes `max_epochs` by default.
+        Options of the one that is named; ``"cosine"`` takes `max_epochs` by default, ``"step"``
+        needs ``every`` and ``"warmup"`` needs ``epochs``.
     batch_size : int, default 32
         Sequences in a minibatch.
     max_epochs : int, default 100
@@ -146,11 +174,12 @@ class SequenceEstimator(BaseEstimator):
         model_seed, order_seed = self._seeds()
         model: SequenceModel
         if self._going_on():
-            self._check_structure(shape)
-            model = self.model_
+            model = self._old_model(shape, options)
         else:
             model = self._new_model(shape, options, model_seed)
         trainer = self._new_trainer(model, order_seed)
+        if validation is None:  # a forecaster's split may have none
+            trainer.patience = None
         history = trainer.fit(data, validation=validation, resume=self.resume)
         self._keep(model, trainer, history, shape)
 
@@ -163,14 +192,14 @@ class SequenceEstimator(BaseEstimator):
     ) -> None:
         """Run one epoch; the optimiser goes on where it was."""
         model_seed, order_seed = self._seeds()
-        trainer: Trainer | None = None
+        before: Trainer | None = None
         if hasattr(self, "model_"):
-            self._check_structure(shape)
-            model, trainer = self.model_, self._trainer
+            model, before = self._old_model(shape, options), self._trainer
         else:
             model = self._new_model(shape, options, model_seed)
-        if trainer is None:  # the first call, or it was loaded from a file
-            trainer = self._new_trainer(model, order_seed)
+        trainer = self._new_trainer(model, order_seed)
+        if before is not None:  # it is neither the first call nor the first after a file was loaded
+            trainer._go_on_from(before)
         trainer.patience = None  # there is nothing to validate on
         history = trainer.fit(data, epochs=1)
         self._keep(model, trainer, history, shape)
@@ -202,7 +231,26 @@ class SequenceEstimator(BaseEstimator):
             "num_layers": self.num_layers,
             "bidirectional": self.bidirectional,
             "initial_state": self.initial_state,
+            "cell_options": dict(self.cell_options or {}),
+            "per_step": shape["return_sequences"],
         }
+
+    def _old_model(self, shape: Mapping[str, Any], options: Mapping[str, Any]) -> SequenceModel:
+        """Return the model of the last training, with what is no part of its structure as it is."""
+        self._check_structure(shape)
+        model: SequenceModel = self.model_
+        loss = options["loss"]
+        if loss.outputs_per_target != model.loss.outputs_per_target:
+            raise ValueError(
+                f"to go on training, the loss must have {model.loss.outputs_per_target} outputs "
+                f"for a target as before, got {loss.outputs_per_target}: set warm_start=False and "
+                "fit anew"
+            )
+        model.loss, model.washout = loss, options.get("washout", 0)
+        for layer in model.recurrent:
+            layer.dropout = probability("dropout", self.dropout)
+            layer.variational = bool(self.variational_dropout)
+        return model
 
     def _check_structure(self, shape: Mapping[str, Any]) -> None:
         wanted = self._structure(shape)
@@ -270,7 +318,9 @@ class SequenceEstimator(BaseEstimator):
         Returns
         -------
         Sequential
-            Scaling, network and scaling back: what is streamed, exported and embedded.
+            Scaling, network and scaling back: what is streamed, exported and embedded.  An initial
+            state that is learned or estimated does not go with it: give it
+            ``model_.initial_states()``.
         """
         check_is_fitted(self)
         return self.model_.to_sequential()

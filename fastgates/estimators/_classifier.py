@@ -16,8 +16,14 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from fastgates.estimators._base import SequenceEstimator
-from fastgates.estimators._input import Inputs, read_inputs, read_step_targets, read_weights
+from fastgates.estimators._base import SequenceEstimator, all_or_nothing
+from fastgates.estimators._input import (
+    Inputs,
+    read_inputs,
+    read_pair,
+    read_step_targets,
+    read_weights,
+)
 from fastgates.losses import Loss
 from fastgates.training import Sequences
 
@@ -65,6 +71,7 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
     per_step: bool = False
     washout: int = 0
 
+    @all_or_nothing
     def fit(
         self,
         X: Any,
@@ -106,8 +113,9 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
         data = self._data(inputs, labels, sample_weight)
         held_back = None
         if validation is not None:
-            other = read_inputs(self, validation[0], reset=False)
-            held_back = self._data(other, self._labels(validation[1], other), None)
+            other_X, other_y = read_pair(validation)
+            other = read_inputs(self, other_X, reset=False)
+            held_back = self._data(other, self._labels(other_y, other), None)
         elif self.early_stopping:
             data, held_back = self._split(data)
         self._fit_model(data, held_back, self._shape(), self._options(labels))
@@ -125,6 +133,7 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
         )
         return data.take(rows), data.take(held_back)
 
+    @all_or_nothing
     def partial_fit(
         self,
         X: Any,
@@ -274,11 +283,17 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
         prediction = self.predict(X)
         if not self.per_step:
             return float(accuracy_score(y, prediction, sample_weight=sample_weight))
+        inputs = read_inputs(self, X, reset=False)
+        labels = inputs.cut(self._labels(y, inputs))
         right = [
             (np.asarray(truth) == found)[self.washout :]
-            for truth, found in zip(y, prediction, strict=True)
+            for truth, found in zip(labels, prediction, strict=True)
         ]
-        weight = np.ones(len(right)) if sample_weight is None else np.asarray(sample_weight)
-        counts = np.array([len(each) for each in right])
-        hits = np.array([each.sum() for each in right])
-        return float((weight @ hits) / (weight @ counts))
+        weights = read_weights(sample_weight, inputs.x.shape[:1])
+        weight = np.ones(len(right)) if weights is None else weights
+        total = weight @ np.array([len(each) for each in right])
+        if not total:
+            raise ValueError(
+                f"nothing counts: sample_weight and washout={self.washout} leave no step"
+            )
+        return float(weight @ np.array([each.sum() for each in right]) / total)

@@ -29,12 +29,15 @@ class Clock(NamedTuple):
         A frequency of pandas for the first two kinds, else a difference.
     name : str or None
         Of the index.
+    zone : str or None
+        Of times of a day, in which days may have 23 or 25 hours.
     """
 
     kind: str
     last: Any
     step: Any
     name: str | None
+    zone: str | None = None
 
     @classmethod
     def of(cls, index: Any, name: str = "y") -> Clock:
@@ -62,7 +65,8 @@ class Clock(NamedTuple):
             if not index.is_monotonic_increasing:
                 _equal_steps(index.asi8, index, name)  # it says where
             frequency = index.freqstr or _inferred(pandas, index, name)
-            return cls("datetime", index[-1].isoformat(), frequency, label)
+            zone = None if index.tz is None else str(index.tz)
+            return cls("datetime", index[-1].isoformat(), frequency, label, zone)
         if isinstance(index, pandas.PeriodIndex):
             _equal_steps(index.asi8, index, name, 1)
             return cls("period", str(index[-1]), index.freqstr, label)
@@ -84,6 +88,8 @@ class Clock(NamedTuple):
         pandas = require("pandas", "a time index")
         if self.kind == "datetime":
             last = pandas.Timestamp(self.last)
+            if self.zone is not None:  # the text has an offset only
+                last = last.tz_convert(self.zone)
             index = pandas.date_range(last, periods=max(leads) + 1, freq=self.step)
             if index[0] != last:  # a frequency whose ticks the last label does not lie on
                 index = index.insert(0, last)

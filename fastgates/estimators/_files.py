@@ -259,6 +259,7 @@ def _forecaster_header(estimator: Any) -> dict[str, Any]:
     standard, clock = estimator._standard, estimator._clock
     return {
         "leads": list(estimator.leads_),
+        "window": int(estimator.window_),
         "split": list(estimator.split_),
         "ahead": list(estimator._ahead),
         "target_names": list(estimator.target_names_),
@@ -277,6 +278,7 @@ def _read_forecaster(
     estimator.leads_ = tuple(int(lead) for lead in fitted["leads"])
     if estimator.leads_ != estimator._leads():
         raise ModelFileError(f"its leads {estimator.leads_} do not fit its horizon")
+    estimator.window_ = int(fitted.get("window", estimator.window))
     estimator.split_ = Split(*(int(row) for row in fitted["split"]))
     estimator._ahead = tuple(int(column) for column in fitted["ahead"])
     estimator.target_names_ = tuple(str(name) for name in fitted["target_names"])

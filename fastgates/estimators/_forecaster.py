@@ -11,7 +11,7 @@ from 0; the first row that can be forecast is ``window + horizon - 1``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from fastgates._checks import positive_integer
 from fastgates._extras import require
 from fastgates._series import column_scales, windows_of
 from fastgates._tables import DataError
-from fastgates.estimators._base import SequenceEstimator
+from fastgates.estimators._base import SequenceEstimator, all_or_nothing
 from fastgates.estimators._clock import Clock
 from fastgates.estimators._conformal import Interval, radius, residuals
 from fastgates.forecasting import Split, chronological_split
@@ -94,6 +94,7 @@ class SequenceForecaster(SequenceEstimator):
 
     # -- Fitting ----------------------------------------------------------------------------------
 
+    @all_or_nothing
     def fit(self, y: Any, X: Any = None, *, split: Split | None = None) -> SequenceForecaster:
         """Train on a series.
 
@@ -137,7 +138,9 @@ class SequenceForecaster(SequenceEstimator):
                 validation=self.validation_fraction if self.early_stopping else 0.0,
                 calibration=self.calibration_fraction,
             )
-        elif split.calibration_end > len(given.values):
+        else:
+            split = Split(*split)
+        if split.calibration_end > len(given.values):
             raise DataError(
                 f"y must have at least calibration_end={split.calibration_end} rows, "
                 f"got {len(given.values)}"
@@ -151,6 +154,7 @@ class SequenceForecaster(SequenceEstimator):
             train, validation if len(validation) else None, _shape(data), self._options()
         )
         self.split_, self.leads_, self._ahead, self._standard = split, leads, ahead, standard
+        self.window_ = self.window
         self.target_names_, self.input_names_ = given.target_names, given.input_names
         self._flat, self._named, self._clock = given.flat, given.named, given.clock
         self._last = given.values[-self.window :].copy()
@@ -162,6 +166,7 @@ class SequenceForecaster(SequenceEstimator):
             del self.residuals_
         return self
 
+    @all_or_nothing
     def partial_fit(self, y: Any, X: Any = None) -> SequenceForecaster:
         """Train for one epoch on all windows of a series; the optimiser goes on where it was.
 
@@ -180,15 +185,15 @@ class SequenceForecaster(SequenceEstimator):
         """
         check_is_fitted(self)
         given = self._known(y, X)
-        fewest = self.window + max(self.leads_)
+        fewest = self.window_ + max(self.leads_)
         if len(given.values) < fewest:
             raise DataError(
-                f"y must have at least {fewest} rows (window={self.window}, horizon="
+                f"y must have at least {fewest} rows (window={self.window_}, horizon="
                 f"{max(self.leads_)}), got {len(given.values)}"
             )
-        data = _training_data(given.values, self._standard, self.window, self.leads_, self._ahead)
+        data = _training_data(given.values, self._standard, self.window_, self.leads_, self._ahead)
         self._partial_fit_model(data, _shape(data), self._options())
-        self._last, self._clock = given.values[-self.window :].copy(), given.clock
+        self._last, self._clock = given.values[-self.window_ :].copy(), given.clock
         return self
 
     def _leads(self) -> tuple[int, ...]:
@@ -196,13 +201,15 @@ class SequenceForecaster(SequenceEstimator):
         positive_integer("window", self.window)
         if isinstance(self.horizon, int | np.integer):
             return tuple(range(1, positive_integer("horizon", self.horizon) + 1))
+        if not isinstance(self.horizon, Iterable):
+            raise TypeError(f"horizon must be a number of rows, or several, got {self.horizon!r}")
         leads = tuple(positive_integer("horizon", lead) for lead in self.horizon)
         if not leads or list(leads) != sorted(set(leads)):
             raise ValueError(f"horizon must be ascending numbers of rows, got {self.horizon!r}")
         return leads
 
     def _options(self) -> dict[str, Any]:
-        loss = Loss(self.loss) if isinstance(self.loss, str) else self.loss
+        loss = Loss.of(self.loss)
         if loss.name not in ("mse", "mae", "huber"):
             raise ValueError(
                 f"loss of a forecaster must be mse, mae or huber, got {loss.name}: its intervals "
@@ -248,9 +255,9 @@ class SequenceForecaster(SequenceEstimator):
                     f"{name} must have the {len(wanted)} columns {', '.join(wanted)} that the "
                     f"model was fitted on, got {', '.join(found) or 'none'}"
                 )
-        if len(given.values) < self.window:
+        if len(given.values) < self.window_:
             raise DataError(
-                f"y must have at least window={self.window} rows, got {len(given.values)}"
+                f"y must have at least window={self.window_} rows, got {len(given.values)}"
             )
         return given
 
@@ -417,7 +424,7 @@ class SequenceForecaster(SequenceEstimator):
         if given.index is None:
             return forecast[:, :, 0] if given.flat else forecast
         pandas = require("pandas", "a time index")
-        index = given.index[self.window - 1 :][: len(forecast)]
+        index = given.index[self.window_ - 1 :][: len(forecast)]
         leads = pandas.Index(self.leads_, name="lead")
         frames = {
             name: pandas.DataFrame(forecast[:, :, k], index=index, columns=leads)
@@ -441,10 +448,10 @@ class SequenceForecaster(SequenceEstimator):
         """
         check_is_fitted(self)
         given = self._known(y, X)
-        truth = _truth(given.values, self.window, self.leads_, len(self.target_names_))
+        truth = _truth(given.values, self.window_, self.leads_, len(self.target_names_))
         if len(truth) < 2:
             raise DataError(
-                f"y must have at least {self.window + max(self.leads_) + 1} rows for a score, "
+                f"y must have at least {self.window_ + max(self.leads_) + 1} rows for a score, "
                 f"got {len(given.values)}"
             )
         forecast = self._rolling(given.values, None)[: len(truth)]
@@ -457,7 +464,7 @@ class SequenceForecaster(SequenceEstimator):
         if y is None:
             if X is not None:
                 raise ValueError("X must come with y, the series up to now")
-            if len(self._last) < self.window:
+            if len(self._last) < self.window_:
                 raise ValueError("y is needed: this model's file remembers no series")
             given = Given(
                 self._last, self.target_names_, self.input_names_, self._clock, None, self._flat,
@@ -471,19 +478,19 @@ class SequenceForecaster(SequenceEstimator):
             raise ValueError(
                 f"future must hold the next {max(self.leads_)} rows of {', '.join(names)}"
             )
-        return given, self._rolling(given.values[-self.window :], rows)[0]
+        return given, self._rolling(given.values[-self.window_ :], rows)[0]
 
     def _rolling(
         self, values: NDArray[np.float64], future: NDArray[np.float64] | None
     ) -> NDArray[np.float64]:
         """Forecast from every window: (W, L, O)."""
         features = _features(values, self._standard, self._ahead, max(self.leads_), future)
-        if len(features) < self.window:
+        if len(features) < self.window_:
             raise DataError(
-                f"y must have at least {self.window + max(self.leads_)} rows, got {len(values)}: "
+                f"y must have at least {self.window_ + max(self.leads_)} rows, got {len(values)}: "
                 "the inputs that are known ahead end with it"
             )
-        return self._forecasts(values, windows_of(features, self.window), 0)
+        return self._forecasts(values, windows_of(features, self.window_), 0)
 
     def _forecasts(
         self, values: NDArray[np.float64], windows: NDArray[np.float32], first: int
@@ -492,7 +499,7 @@ class SequenceForecaster(SequenceEstimator):
         output = self.model_.predict(windows).astype(np.float64)
         targets = len(self.target_names_)
         change = output.reshape(len(windows), len(self.leads_), targets) * self._standard.change
-        last = values[first + self.window - 1 :][: len(windows), None, :targets]
+        last = values[first + self.window_ - 1 :][: len(windows), None, :targets]
         return last + change
 
     def _as_given(self, forecast: NDArray[np.float64], given: Given) -> Any:
@@ -515,11 +522,10 @@ class SequenceForecaster(SequenceEstimator):
             `future_inputs` `horizon` rows ahead, and gives the changes from the last known values,
             (batch, leads * targets), in the user's units too.
         """
-        network = self.model_.to_sequential()
         change = self._standard.change.ravel()
         return Sequential(
             Scaling(self._standard.mean, self._standard.scale),
-            *network.modules,
+            *self.model_.to_sequential().modules,
             Scaling(np.zeros_like(change), change, inverse=True),
             return_sequences=False,
         )

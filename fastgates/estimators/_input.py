@@ -14,10 +14,17 @@ from numpy.typing import NDArray
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
-from fastgates._sequences import Sequences
+from fastgates._sequences import Sequences, fits_float32
 from fastgates._tables import DataError
 
-__all__ = ["Inputs", "read_inputs", "read_step_targets", "read_targets", "read_weights"]
+__all__ = [
+    "Inputs",
+    "read_inputs",
+    "read_pair",
+    "read_step_targets",
+    "read_targets",
+    "read_weights",
+]
 
 _FLOATS = [np.float64, np.float32]
 
@@ -39,12 +46,17 @@ class Inputs(NamedTuple):
     lengths: NDArray[np.int64] | None
     form: str
 
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """Steps of each sequence."""
+        count, time = self.x.shape[:2]
+        return np.full(count, time) if self.lengths is None else self.lengths
+
     def cut(self, output: NDArray[Any]) -> Any:
         """Return outputs (N, T, ...) as X came: for a list one of arrays (time_k, ...)."""
         if self.form != "list":
             return output
-        steps = self.lengths if self.lengths is not None else [output.shape[1]] * len(output)
-        return [row[:length] for row, length in zip(output, steps, strict=True)]
+        return [row[:length] for row, length in zip(output, self.steps, strict=True)]
 
 
 def read_inputs(estimator: Any, values: Any, *, reset: bool) -> Inputs:
@@ -108,6 +120,11 @@ def _read_list(estimator: Any, values: Sequence[Any], reset: bool) -> Inputs:
         if steps.ndim != 2 or steps.shape[1] != features:
             raise DataError(
                 f"X[{k}] must have shape (time, features={features}) as X[0], got {steps.shape}"
+            )
+        columns, wanted = getattr(each, "columns", None), getattr(first, "columns", None)
+        if columns is not None and wanted is not None and list(columns) != list(wanted):
+            raise DataError(
+                f"X[{k}] must have the columns of X[0], {list(wanted)}, got {list(columns)}"
             )
         array = np.asarray(steps)
         if array.dtype.kind not in "fiub":
@@ -175,17 +192,19 @@ def _check_one_feature(estimator: Any, shape: tuple[int, ...]) -> None:
 
 
 def _check_finite(values: NDArray[Any], name: str, axes: tuple[str, ...]) -> None:
-    """Raise where a number is NaN or infinite; say where it stands."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(values.sum(dtype=np.float64)):
-            return
-    finite = np.isfinite(values)
+    """Raise where a number is NaN, infinite or beyond float32; say where it stands."""
+    finite = fits_float32(values)
     if finite.all():
         return
-    place = [int(k) for k in np.argwhere(~finite)[0]]
-    found = "NaN" if np.isnan(values[tuple(place)]) else "inf"
+    place = tuple(int(k) for k in np.argwhere(~finite)[0])
     where = ", ".join(f"{axis} {k}" for axis, k in zip(axes, place, strict=False))
     count = int(finite.size - np.count_nonzero(finite))
+    if np.isfinite(values[place]):
+        raise DataError(
+            f"{name} must be within the range of float32, got {values[place]:g} at {where} "
+            f"({count} such numbers in all): give it in another unit"
+        )
+    found = "NaN" if np.isnan(values[place]) else "inf"
     raise DataError(
         f"{name} must be finite, got {found} at {where} ({count} such numbers in all): "
         "fill the gaps or leave those sequences out"
@@ -214,7 +233,7 @@ def read_step_targets(y: Any, inputs: Inputs, estimator: Any) -> NDArray[Any]:
         if not isinstance(y, list | tuple | np.ndarray) or len(y) != len(x):
             raise DataError(f"y must be a list of {len(x)} arrays, one for each sequence of X")
         arrays = [np.asarray(each) for each in y]
-        steps = np.full(len(x), x.shape[1]) if lengths is None else lengths
+        steps = inputs.steps
         for k, (array, length) in enumerate(zip(arrays, steps, strict=True)):
             if array.ndim not in (1, 2) or len(array) != length:
                 raise DataError(
@@ -251,6 +270,17 @@ def _check_given(y: Any, estimator: Any) -> None:
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y "
             "is None."
         )
+
+
+def read_pair(validation: Any) -> tuple[Any, Any]:
+    """Return X and y of data to validate on."""
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        raise TypeError(
+            "validation must be a pair (X, y), got "
+            + (f"{len(validation)} entries" if isinstance(validation, tuple | list)
+               else type(validation).__name__)
+        )  # fmt: skip
+    return validation[0], validation[1]
 
 
 def read_weights(sample_weight: Any, shape: tuple[int, ...]) -> NDArray[np.float64] | None:

@@ -12,11 +12,12 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
-from fastgates.estimators._base import SequenceEstimator
+from fastgates.estimators._base import SequenceEstimator, all_or_nothing
 from fastgates.estimators._conformal import Interval, radius, residuals
 from fastgates.estimators._input import (
     Inputs,
     read_inputs,
+    read_pair,
     read_step_targets,
     read_targets,
     read_weights,
@@ -73,6 +74,7 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
     per_step: bool = False
     washout: int = 0
 
+    @all_or_nothing
     def fit(
         self,
         X: Any,
@@ -109,12 +111,14 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
         data = self._data(X, y, sample_weight, reset=not self._going_on())
         held_back = None
         if validation is not None:
-            held_back = self._data(*validation, None, reset=False)
+            held_back = self._data(*read_pair(validation), None, reset=False)
         elif self.early_stopping:
             data, held_back = data.split(self.validation_fraction, seed=self._seeds()[0])
         self._fit_model(data, held_back, self._shape(data), self._options())
+        self._forget_residuals()
         return self
 
+    @all_or_nothing
     def partial_fit(
         self, X: Any, y: Any, sample_weight: ArrayLike | None = None
     ) -> SequenceRegressor:
@@ -132,7 +136,13 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
         """
         data = self._data(X, y, sample_weight, reset=not hasattr(self, "model_"))
         self._partial_fit_model(data, self._shape(data), self._options())
+        self._forget_residuals()
         return self
+
+    def _forget_residuals(self) -> None:
+        """Let go of the errors of the model before."""
+        if hasattr(self, "residuals_"):
+            del self.residuals_
 
     def _data(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Sequences:
         inputs = read_inputs(self, X, reset=reset)
@@ -158,10 +168,11 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
         }
 
     def _options(self) -> dict[str, Any]:
-        loss = self.loss
-        if isinstance(loss, str):
-            loss = Loss(loss, **(self.loss_options or {}))
-        elif self.loss_options:
+        if isinstance(self.loss, str):
+            loss = Loss(self.loss, **(self.loss_options or {}))
+        else:
+            loss = Loss.of(self.loss)
+        if self.loss_options and not isinstance(self.loss, str):
             raise ValueError("loss_options must be None where loss is an object with its own")
         if loss.name == "cross_entropy":
             raise ValueError("loss of a regressor must not be cross_entropy: use a classifier")
@@ -238,20 +249,30 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
             Over all sequences, with `per_step` over all their steps after the wash-out; the mean
             over the targets.
         """
-        prediction = self.predict(X)
         if not self.per_step:
-            return float(r2_score(y, prediction, sample_weight=sample_weight))
-        weights = None
-        if sample_weight is not None:
-            steps = [max(0, len(each) - self.washout) for each in prediction]
-            weights = np.repeat(np.asarray(sample_weight, np.float64), steps)
-        return float(
-            r2_score(self._all_steps(y), self._all_steps(prediction), sample_weight=weights)
-        )
+            return float(r2_score(y, self.predict(X), sample_weight=sample_weight))
+        truth, prediction = self._all_steps(X, y)
+        inputs = read_inputs(self, X, reset=False)
+        weights = read_weights(sample_weight, inputs.x.shape[:1])
+        if weights is not None:
+            weights = np.repeat(weights, np.maximum(inputs.steps - self.washout, 0))
+        return float(r2_score(truth, prediction, sample_weight=weights))
 
-    def _all_steps(self, sequences: Any) -> NDArray[Any]:
-        """Lay the steps after the wash-out of all sequences in a row."""
-        return np.concatenate([np.asarray(each)[self.washout :] for each in sequences])
+    def _all_steps(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Lay targets and predictions of the steps after the wash-out of all sequences in a row."""
+        check_is_fitted(self)
+        inputs = read_inputs(self, X, reset=False)
+        targets = inputs.cut(read_step_targets(y, inputs, self))
+        truth, prediction = (
+            np.concatenate([np.asarray(each)[self.washout :] for each in sequences])
+            for sequences in (targets, self.predict(X))
+        )
+        if truth.size != prediction.size:
+            raise ValueError(
+                f"y must have the targets of the predictions, {prediction.shape[1:]} a step, "
+                f"got {truth.shape[1:]}"
+            )
+        return truth.reshape(prediction.shape), prediction
 
     # -- Intervals --------------------------------------------------------------------------------
 
@@ -266,15 +287,13 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
         Returns
         -------
         SequenceRegressor
-            Itself.
+            Itself.  Another training needs another call.
         """
         check_is_fitted(self)
-        data = self._data(X, y, None, reset=False)
         if self.per_step:
-            truth = self._all_steps(y)
-            prediction = self._all_steps(self.predict(X))
+            truth, prediction = self._all_steps(X, y)
         else:
-            truth, prediction = np.asarray(data.y), self.predict(X)
+            truth, prediction = np.asarray(self._data(X, y, None, reset=False).y), self.predict(X)
         self.residuals_ = residuals(truth.reshape(prediction.shape), prediction)
         return self
 

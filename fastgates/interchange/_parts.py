@@ -9,7 +9,7 @@ import numpy as np
 
 from ..dense import Dense
 from ..layers import GRU, LSTM, RNN, Recurrent, SimplifiedGRU
-from ..sequential import Scaling, Sequential
+from ..sequential import Scaling, Sequential, deployed
 
 __all__ = [
     "InterchangeError",
@@ -47,7 +47,7 @@ def parts_of(model: Any) -> tuple[Any, ...]:
     if isinstance(model, Recurrent | Dense | Scaling):
         return (model,)
     if hasattr(model, "to_sequential"):
-        return parts_of(model.to_sequential())
+        return parts_of(deployed(model))
     raise TypeError(
         "model must be a recurrent layer, a Dense, a Scaling or a Sequential, "
         f"got {type(model).__name__}"
@@ -57,7 +57,7 @@ def parts_of(model: Any) -> tuple[Any, ...]:
 def returns_sequences(model: Any) -> bool:
     """Tell whether there is an output for every step."""
     if hasattr(model, "to_sequential"):
-        return returns_sequences(model.to_sequential())
+        return returns_sequences(deployed(model))
     return not isinstance(model, Sequential) or model.return_sequences
 
 

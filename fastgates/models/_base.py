@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -29,6 +29,7 @@ __all__ = [
     "check_states",
     "make_layer",
     "no_scaling",
+    "nothing_beside",
     "seeds",
 ]
 
@@ -177,7 +178,7 @@ class Model(Module):
         start = 0
         for module in self._parts.values():
             end = start + module.parameter_vector.size
-            module._bind(self._vector[start:end])
+            module._belong_to(self, self._vector[start:end])
             start = end
 
     def _bind(self, vector: np.ndarray) -> None:
@@ -254,10 +255,10 @@ class Model(Module):
 
     def _fit_scaling(self, data: Sequences) -> None:
         if self.input_scaling is not None:
-            set_scaling(self.input_scaling, *moments(data.x, data.lengths))
+            set_scaling(self.input_scaling, *moments("x", data.x, data.lengths))
         if self.output_scaling is not None:
             lengths = data.lengths if self.per_step else None
-            set_scaling(self.output_scaling, *moments(data.y, lengths))
+            set_scaling(self.output_scaling, *moments("y", data.y, lengths))
 
     def _feed(self, data: Sequences) -> Feed:
         """Return checked data, ready to be taken in the networks' units."""
@@ -282,17 +283,43 @@ class Model(Module):
 
     # -- Initial states ----------------------------------------------------------------------------
 
-    def initial_states(self, batch_size: int = 1) -> tuple[State, ...]:
-        """Return the learned initial state of so many sequences.
+    def initial_states(
+        self, batch_size: int = 1, data: Sequences | None = None
+    ) -> tuple[State, ...]:
+        """Return the initial states that the model has learned, or estimates.
+
+        They are those of the network alone: of ``to_sequential()``, its stream, and whatever is
+        made of that.
+
+        Parameters
+        ----------
+        batch_size : int
+            Of how many sequences, where they are learned.
+        data : Sequences
+            Of which sequences, where they are estimated; with `y` where they are estimated from
+            targets too.
+
+        Returns
+        -------
+        tuple
+            A state for each recurrent layer.
 
         Raises
         ------
         ValueError
-            If this model's initial state is not learned.
+            If the initial states are zero or given, or `data` is missing.
         """
-        if not isinstance(self._state, LearnedState):
-            raise ValueError(f"only a learned initial state is known, got {self.initial_state!r}")
-        return self._state.forward(batch_size)
+        if isinstance(self._state, LearnedState):
+            return self._state.forward(positive_integer("batch_size", batch_size))
+        if not isinstance(self._state, EstimatedState):
+            raise ValueError(
+                f"only learned and estimated initial states are the model's, got "
+                f"{self.initial_state!r}"
+            )
+        if data is None:
+            raise ValueError("data must hold the sequences whose initial states are estimated")
+        states, _ = self._start(self._in_units(self.check(data, targets=False)), keep=False)
+        return cast("tuple[State, ...]", states)
 
     def _start(self, data: Sequences, keep: bool) -> tuple[tuple[State, ...] | None, Any]:
         """Return the initial states, and their tape."""
@@ -357,6 +384,8 @@ class Model(Module):
         y = data.y
         if y is not None and not self.loss.classifies and y.ndim < self._target_axes:
             y = y[..., None]  # one target
+        elif y is not None and self.loss.classifies and y.shape[self._target_axes - 1 :] == (1,):
+            y = y[..., 0]
         data = data.replace(y=y)
         self._check_axes(data)
         steps = (data.y if data.x is None else data.x).shape[1]
@@ -384,7 +413,8 @@ class Model(Module):
 
     def _check_counts(self, data: Sequences) -> None:
         y, lengths, weight, washout = self._targets(data)
-        if weight is None and not washout:
+        of_class = self.loss.options.get("class_weight")
+        if weight is None and not washout and of_class is None:
             return
         counts = np.ones((len(data), 1)) if weight is None else weight.reshape(len(data), -1)
         if lengths is not None or washout:
@@ -392,10 +422,13 @@ class Model(Module):
             counts = counts * (steps >= washout)
             if lengths is not None:
                 counts = counts * (steps < lengths[:, None])
+        if of_class is not None:  # what stands past an end, whatever it is, counts 0 already
+            counts = counts * np.take(of_class, y, mode="clip").reshape(len(data), -1)
         if not counts.any():
+            classes = "" if of_class is None else f", class_weight={of_class}"
             raise DataError(
-                f"nothing counts in the loss: lengths, sample_weight and washout={washout} leave "
-                "no step"
+                f"nothing counts in the loss: lengths, sample_weight and washout={washout}"
+                f"{classes} leave no step"
             )
 
     def _check_labels(self, labels: np.ndarray, lengths: np.ndarray | None) -> None:
@@ -593,9 +626,29 @@ def check_network(name: str, network: Any, loss: Loss) -> None:
         )
 
 
-def check_states(states: Any, network: Sequential) -> None:
-    if states is not None and len(states) != len(network.recurrent):
+def check_states(states: Any, network: Sequential, count: int) -> None:
+    """Raise where given states are not those of `count` sequences, or not finite."""
+    if states is None:
+        return
+    if len(states) != len(network.recurrent):
         raise DataError(
             f"initial_state must have a state for each of the {len(network.recurrent)} recurrent "
             f"layers, got {len(states)}"
+        )
+    for k, (state, layer) in enumerate(zip(states, network.recurrent, strict=True)):
+        try:
+            stacked = layer._states_in(f"initial_state[{k}]", state, count)
+        except ValueError as error:
+            raise DataError(str(error)) from None
+        if stacked is not None:
+            check_finite(f"initial_state[{k}]", stacked)
+
+
+def nothing_beside(data: Sequences, **others: Any) -> None:
+    """Raise where something is given beside Sequences, which hold it themselves."""
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise TypeError(
+            f"{', '.join(given)} must not be given beside Sequences, which hold all there is: "
+            "put it into them"
         )

@@ -25,7 +25,16 @@ from ..initialization import Scheme, initialize
 from ..layers import Recurrent, State
 from ..losses import Loss
 from ..sequential import Scaling, Sequential, SequentialTape
-from ._base import Model, check_network, check_states, make_layer, no_scaling, seeds, set_scaling
+from ._base import (
+    Model,
+    check_network,
+    check_states,
+    make_layer,
+    no_scaling,
+    nothing_beside,
+    seeds,
+    set_scaling,
+)
 
 __all__ = ["EncoderDecoder", "FreeRunModel"]
 
@@ -301,7 +310,7 @@ class FreeRunModel(Model):
             raise DataError(
                 f"series must have more than context={self.context} steps, got {shortest}"
             )
-        check_states(data.initial_state, self.network)
+        check_states(data.initial_state, self.network, len(data))
         weight = data.sample_weight
         if weight is not None and weight.shape not in [(len(data),), (len(data), time)]:
             raise DataError(
@@ -375,7 +384,7 @@ class FreeRunModel(Model):
         ----------
         x : array_like of shape (n, context + steps, input_size), optional
             Further inputs, those of the context too. Or Sequences, whose `y` begin with the
-            context.
+            context; what comes after it is not looked at.
         context : array_like, shape (n, context, targets)
             The true values at the start.
         steps : int, optional
@@ -395,7 +404,8 @@ class FreeRunModel(Model):
             As from ``check``.
         """
         if isinstance(x, Sequences):
-            return self._predict(self.check(x), batch_size)
+            nothing_beside(x, context=context, steps=steps, initial_state=initial_state)
+            return self._predict(self._without_truth(x), batch_size)
         start = np.asarray(context)
         if context is not None and start.ndim == 2:
             start = start[..., None]
@@ -418,7 +428,18 @@ class FreeRunModel(Model):
             steps = available
         rest = np.zeros((start.shape[0], steps, start.shape[2]), start.dtype)
         data = Sequences(x, np.concatenate([start, rest], axis=1), initial_state=initial_state)
-        return self._predict(self.check(data), batch_size)
+        return self._predict(self.check(data, targets=False), batch_size)
+
+    def _without_truth(self, data: Sequences) -> Sequences:
+        """Return checked data whose `y` hold the context only, and zeros after it."""
+        y = data.y
+        if isinstance(y, np.ndarray) and y.ndim in (2, 3):
+            time = y.shape[1] if data.x is None else data.x.shape[1]
+            if y.shape[1] >= self.context:
+                known = y[:, : self.context]
+                y = np.zeros((len(y), max(time, self.context), *y.shape[2:]), y.dtype)
+                y[:, : self.context] = known
+        return self.check(data.replace(y=y), targets=False)
 
     def _without_padding(self, output: np.ndarray, data: Sequences) -> np.ndarray:
         if data.lengths is not None:
@@ -638,12 +659,12 @@ class EncoderDecoder(Model):
         if not self.feedback:
             super()._fit_scaling(data)
         elif self.input_scaling is not None and self.output_scaling is not None:
-            mean, scale = moments(data.x, data.lengths)
+            mean, scale = moments("x", data.x, data.lengths)
             set_scaling(self.input_scaling, mean, scale)
             columns = list(self.target_columns)
             set_scaling(self.output_scaling, mean[columns], scale[columns])
         if self.future_scaling is not None:
-            set_scaling(self.future_scaling, *moments(data.x_future, None))
+            set_scaling(self.future_scaling, *moments("x_future", data.x_future, None))
 
     def _check_axes(self, data: Sequences) -> None:
         self._check_inputs("x", data.x, self.input_size)
@@ -655,7 +676,7 @@ class EncoderDecoder(Model):
                 )
         elif data.x_future is not None:
             raise DataError("x_future must be left out: the decoder has no future inputs")
-        check_states(data.initial_state, self.encoder)
+        check_states(data.initial_state, self.encoder, len(data))
         size = len(data)
         if data.y is not None:
             shape: tuple[int, ...] = (size, self.horizon)
@@ -754,7 +775,9 @@ class EncoderDecoder(Model):
             As from ``check``.
         """
         data = x
-        if not isinstance(x, Sequences):
+        if isinstance(x, Sequences):
+            nothing_beside(x, x_future=x_future, lengths=lengths, initial_state=initial_state)
+        else:
             data = Sequences(x, lengths=lengths, x_future=x_future, initial_state=initial_state)
         return self._predict(self.check(data.replace(y=None), targets=False), batch_size)
 

@@ -17,7 +17,7 @@ from ..dense import Dense
 from ..initialization import Scheme, initialize
 from ..losses import Loss
 from ..sequential import Sequential, SequentialTape
-from ._base import Learn, Model, check_network, check_states, make_layer, seeds
+from ._base import Learn, Model, check_network, check_states, make_layer, nothing_beside, seeds
 
 __all__ = ["SequenceModel"]
 
@@ -92,6 +92,10 @@ class SequenceModel(Model):
             raise ValueError(
                 "washout and estimate_from_targets are for targets of each step: make the network "
                 "with return_sequences=True"
+            )
+        if estimate_from_targets and initial_state != "estimated":
+            raise ValueError(
+                f"estimate_from_targets needs initial_state='estimated', got {initial_state!r}"
             )
         if estimate_from_targets and Loss.of(loss).classifies:
             raise ValueError("estimate_from_targets needs targets that are numbers, not labels")
@@ -172,7 +176,7 @@ class SequenceModel(Model):
         self._check_inputs("x", data.x, self.input_size)
         if data.x_future is not None:
             raise DataError("x_future is for an EncoderDecoder, a SequenceModel has no use for it")
-        check_states(data.initial_state, self.network)
+        check_states(data.initial_state, self.network, len(data))
         if data.y is None:
             return
         size, time = data.x.shape[:2]
@@ -290,7 +294,11 @@ class SequenceModel(Model):
             As from ``check``.
         """
         data = x
-        if not isinstance(x, Sequences):
+        if isinstance(x, Sequences):
+            nothing_beside(
+                x, lengths=lengths, first_targets=first_targets, initial_state=initial_state
+            )
+        else:
             data = Sequences(x, first_targets, lengths=lengths, initial_state=initial_state)
         if self.estimate_from_targets and data.y is None:
             raise DataError("first_targets must be given: the initial state is estimated from them")
