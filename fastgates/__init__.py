@@ -32,6 +32,7 @@ _LAZY: dict[str, str | None] = {
     "cuda": None,
     "EncoderDecoder": "models",
     "FreeRunModel": "models",
+    "InterchangeError": "interchange._parts",
     "SequenceClassifier": "estimators",
     "SequenceForecaster": "estimators",
     "SequenceModel": "models",

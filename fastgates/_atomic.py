@@ -14,10 +14,11 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
     A missing or read-only folder, a folder in the file's place and a device are all refused.
     """
-    target = Path(os.path.realpath(path))
+    # The path itself is asked too: that of a pipe leads to no name that there is.
+    given, target = Path(path), Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder, give a file name")
-    if target.exists() and not target.is_file():
+    if given.exists() and not given.is_file():
         raise OSError(f"cannot write {path}: it is not a regular file")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {target.parent}")

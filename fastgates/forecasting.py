@@ -190,7 +190,7 @@ def compare(
     """
     target = as_series(series)
     values = target if inputs is None else np.concatenate([target, as_series(inputs)], axis=1)
-    window, leads = model.window, model.leads_
+    window, leads = model.window_, model.leads_
     part = slice(max(0, start - min(leads) - window + 1), len(values) - max(leads) - window + 1)
     if part.stop <= part.start:
         raise DataError(f"the test part must have more rows, got {len(values) - start}")

@@ -216,10 +216,16 @@ class Recurrent(Module):
         options += ["variational=True"] * self.variational
         options += ["bidirectional=True"] * self.bidirectional
         options += ["reverse=True"] * self.reverse
+        nonlinearity, leak = getattr(self, "nonlinearity", "tanh"), getattr(self, "leak", None)
+        options += [f"nonlinearity={nonlinearity!r}"] * (nonlinearity != "tanh")
+        if leak is not None:
+            options.append(f"leak={leak[0]:g}" if (leak == leak[0]).all() else "leak=array(...)")
+        options += ["reset_after=True"] * getattr(self, "reset_after", False)
         options += ["coupled=True"] * getattr(self, "coupled", False)
         options += ["peepholes=True"] * self.peepholes
         options += [f"clip={self.clip}"] * (self.clip is not None)
-        options += [f"activations={self.activations}"] * (self.activations is not None)
+        chosen = self.activations is not None and nonlinearity == "tanh"
+        options += [f"activations={self.activations}"] * chosen
         return f"{type(self).__name__}({', '.join(options)})"
 
     def __getstate__(self) -> dict[str, Any]:

@@ -46,6 +46,8 @@ def attributes_of(node: Any) -> dict[str, Any]:
         if attribute.type == onnx.AttributeProto.TENSOR:
             value = onnx.numpy_helper.to_array(value)
         result[attribute.name] = value
+    if node.op_type == "Split":  # before version 18 only the outputs tell
+        result.setdefault("num_outputs", len(node.output))
     return result
 
 
@@ -191,6 +193,9 @@ class FastgatesRep(_base.BackendRep):  # type: ignore[misc]
             raise TypeError(f"run takes no options, got {sorted(options)}")
         values: dict[str, Any] = dict(self._constants)
         if isinstance(inputs, Mapping):
+            unknown = sorted(set(inputs) - {*self.inputs, *self._constants})
+            if unknown:
+                raise ValueError(f"inputs must hold {self.inputs}, got {unknown} too")
             values |= inputs
         else:
             inputs = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)

@@ -515,6 +515,6 @@ def deployed(model: Any) -> Any:
     if start in ("learned", "estimated"):
         raise ValueError(
             f"the initial state of this model is {start}, and would be lost: take "
-            "model.to_sequential(), and start it from model.initial_states()"
+            "to_sequential(), and start that from the model's initial_states()"
         )
     return model.to_sequential()

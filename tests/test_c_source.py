@@ -10,6 +10,7 @@ from helpers import normal
 from test_streaming import GENERAL, every_kind
 
 import fastgates as fg
+from fastgates import cells
 from fastgates.cells import _cell
 
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"]
@@ -193,3 +194,46 @@ def test_command_with_what_cannot_be_exported(run, folder):
     fg.save(fg.GRU(2, 3, seed=0), "one.safetensors")
     code, _, err = run("export", "one.safetensors", "--out", "there", "--name", "a b")
     assert code == 2 and "name must be an identifier of C, got 'a b'" in err
+
+
+@cells.helper
+def step_by_module(slots, states, constant):
+    f, g, o = slots
+    _, c = states
+    minus_g = -g
+    f, g, o = cells.sigmoid(f), cells.tanh(-minus_g), cells.sigmoid(o)
+    c = cells.fma(f, c - g, g)
+    return (o * cells.tanh(c), c), (f, g, o)
+
+
+@needs("gcc")
+def test_equations_of_any_names(tmp_path, monkeypatch):
+    """Names that meet those of other values, addresses and functions; helpers by their module."""
+    import toy_cell
+
+    made = []
+    for name, slots, states in (
+        ("gate-x", ("a b", "a_b", "vec_tanh"), ("h", "h_at")),
+        ("gate_x", ("at_h", "s_h", "b_h"), ("vec_tanh", "tile_8")),
+    ):
+        cell = replace(
+            toy_cell.COUPLED_LSTM, name=name, gates=slots, slots=slots, states=states,
+            equations=step_by_module,
+        )  # fmt: skip
+        monkeypatch.setitem(_cell._registry, name, cell)
+        made.append(randomize(fg.Recurrent(cell, 3, 3, seed=0)))
+    run_c(fg.Sequential(*made).to_c(), tmp_path, "gcc", "-O1")
+
+
+UNUSED = [
+    fg.Sequential(fg.RNN(2, 3, nonlinearity="relu", bias=False, seed=0), fg.Dense(3, 1, seed=0)),
+    fg.LSTM(2, 3, activations=("hard_sigmoid", ("elu", 0.5), "softplus"), seed=0),
+    fg.Scaling([1.0, 2.0], [3.0, 4.0]),
+]
+
+
+@needs("clang")
+@pytest.mark.parametrize("model", UNUSED, ids=repr)
+@pytest.mark.parametrize("scalar", [False, True], ids=["vectors", "scalar"])
+def test_functions_that_are_not_used_are_not_written(model, scalar, tmp_path):
+    run_c(model.to_c(scalar=scalar), tmp_path, "clang", "-O1")

@@ -313,6 +313,7 @@ def test_predict_needs_a_whole_window(run, folder, untouched, model):
         (["--task", "regression", "--per-step"], "--per-step needs --sequence"),
         (["--task", "regression", "--sequence", "b"], "--sequence and --window exclude each other"),
         (["--task", "classification", "--loss", "mae"], "--loss has no meaning with --task class"),
+        (["--plot", "fit.png", "--test", "0"], "--plot draws the test part, of which --test 0"),
     ],
 )
 def test_fit_checks_its_outputs_before_training(run, folder, monkeypatch, arguments, message):
@@ -427,3 +428,22 @@ def test_a_failed_save_leaves_the_old_model(run, plant, model, monkeypatch):
     assert "No space left on device" in result[2].splitlines()[-1]
     assert model.read_bytes() == before
     assert sorted(os.listdir(plant.parent)) == ["model.safetensors", "plant.csv"]
+
+
+@needs_files
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("predict", ["--next", "--lead", "1"], "--next and --lead exclude each other"),
+        ("predict", ["--window", "3"], "--window has no meaning with a forecaster"),
+        ("evaluate", ["--sequence", "level"], "--sequence has no meaning with a forecaster"),
+    ],
+)
+def test_options_that_would_have_no_effect(run, plant, model, command, options, message):
+    code, out, err = run(command, model, plant, *options)
+    assert (code, out) == (2, "") and message in err
+
+
+def test_a_pipe_is_read_once(run, folder):
+    os.mkfifo("pipe")
+    refused(run("fit", "pipe", "--target", "a", "--task", "regression"), "name the columns")

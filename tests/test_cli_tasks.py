@@ -172,6 +172,9 @@ def test_times_go_on(run, folder):
     lines = [line.split(",")[:2] for line in out.splitlines()]
     assert lines[1] == ["7", "07 Jan 2024"]
     assert lines[-3:] == [["90", "30 Mar 2024"], ["91", "2024-03-31"], ["92", "2024-04-01"]]
+    table("iso.csv", [day.tz_localize("Europe/Berlin").isoformat() for day in days])
+    _, out, _ = run("predict", "model.safetensors", "iso.csv", "--next")
+    assert out.splitlines()[1].startswith("91,2024-03-31T00:00:00+0")
     table("years.csv", np.arange(1900, 1990))
     _, out, _ = run("predict", "model.safetensors", "years.csv", "--next")
     assert [line.split(",")[1] for line in out.splitlines()[1:]] == ["1990", "1991"]

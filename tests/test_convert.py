@@ -175,12 +175,18 @@ def test_options_of_weights_alone(run, folder):
         (["inspect", "bad.safetensors"], "bad.safetensors: not a safetensors file"),
         (["inspect", "absent.safetensors"], "absent.safetensors: no such file"),
         (["inspect", "a.csv"], "a.csv: the suffix must be one of"),
+        (["inspect", "shape.json"], "shape.json: it is damaged, or no such model"),
+        (["convert", "shape.json", "b.safetensors"], "shape.json: it is damaged, or no such"),
     ],
 )
 def test_errors_are_one_line(run, folder, arguments, message):
     fg.save(fg.SimplifiedGRU(2, 3, seed=0), "a.safetensors")
     for name in ("bad.json", "bad.safetensors"):
         (folder / name).write_text("{no")
+    fg.save(fg.Sequential(fg.LSTM(2, 3, seed=0), fg.Dense(3, 1, seed=0)), "l.safetensors")
+    assert run("convert", "l.safetensors", "shape.json")[0] == 0
+    text = (folder / "shape.json").read_text()
+    (folder / "shape.json").write_text(json.dumps(json.loads(text) | {"in_shape": []}))
     code, out, err = run(*arguments)
     assert code == 2 and not out
     assert message in err and err.count("\n") == 1, err

@@ -101,10 +101,9 @@ def test_a_whole_model(return_sequences, tmp_path):
     model = whole_model(return_sequences)
     ours = fg.from_keras(model)
     assert repr(ours) == (
-        "Sequential(Scaling(3), GRU(3, 4, bidirectional=True), Dense(8, 6, 'tanh'), GRU(6, 5), "
-        "LSTM(5, 6), Dense(6, 2, 'softmax'), Scaling(2, inverse=True)"
-        + ("" if return_sequences else ", return_sequences=False")
-        + ")"
+        "Sequential(Scaling(3), GRU(3, 4, bidirectional=True, reset_after=True), "
+        "Dense(8, 6, 'tanh'), GRU(6, 5), LSTM(5, 6), Dense(6, 2, 'softmax'), "
+        "Scaling(2, inverse=True)" + ("" if return_sequences else ", return_sequences=False") + ")"
     )
     assert_same_outputs(ours, model)
     again = fg.to_keras(ours)
@@ -210,9 +209,21 @@ def with_a_state():
     return keras.Model([first, state], L.GRU(4)(first, initial_state=state))
 
 
+class Doubled(keras.Sequential):
+    def call(self, *arguments, **options):
+        return 2 * super().call(*arguments, **options)
+
+
+def training():
+    first = keras.Input(SHAPE[1:])
+    return keras.Model(first, L.LSTM(4, dropout=0.5)(first, training=True))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Doubled([keras.Input(SHAPE[1:]), L.LSTM(4)]), "Doubled has a call of its own"),
+        (training, "called with training=True"),
         (lambda: sequential(L.LSTM(4, activation="gelu")), "activation='gelu' is not supported"),
         (lambda: stateful(), "stateful=True"),
         (lambda: sequential(L.LSTM(4, go_backwards=True, return_sequences=True)), "go_backwards"),
@@ -280,3 +291,16 @@ def test_ours_there_and_back(
     assert_same_outputs(again, theirs, sizes[0], time, seed)
     for once, twice in zip(theirs.get_weights(), fg.to_keras(again).get_weights(), strict=True):
         assert_same_bits("weights", twice, once)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [fg.RNN(3, 4, nonlinearity="relu", seed=0), fg.GRU(3, 4, bias=False, seed=0)],
+    ids=repr,
+)
+def test_weights_that_would_make_another_model(model, tmp_path):
+    from fastgates.interchange.keras_models import write_keras
+
+    with pytest.raises(fg.InterchangeError, match="would not make this model again"):
+        write_keras(model, tmp_path / "a.weights.h5")
+    assert not list(tmp_path.iterdir())

@@ -560,3 +560,62 @@ def test_files_that_are_no_models(tmp_path):
         fg.from_onnx(tmp_path / "absent.onnx")
     with pytest.raises(TypeError, match="must be a ModelProto or a path, got int"):
         fg.from_onnx(3)
+
+
+# -- What stands between nodes, judged by onnxruntime ---------------------------------------------
+
+SEVEN = np.arange(28, dtype=np.float32).reshape(7, 4)
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "attributes", "outputs", "opset"),
+    [
+        ("Split", [SEVEN], {"num_outputs": 3}, 3, 18),
+        ("Split", [SEVEN[:6]], {}, 3, 13),
+        ("Split", [SEVEN[:6]], {}, 2, 11),
+        ("Range", [np.float32(0), np.float32(1), np.float32(0.25)], {}, 1, 13),
+        ("Range", [np.int64(7), np.int64(0), np.int64(-2)], {}, 1, 13),
+        ("Constant", [], {"value_float": 2.5}, 1, 13),
+        ("Constant", [], {"value_floats": [2.5, 1.0]}, 1, 13),
+        ("Constant", [], {"value_ints": [2, 1]}, 1, 13),
+        ("ReduceProd", [SEVEN], {"noop_with_empty_axes": 1}, 1, 18),
+        ("ReduceProd", [SEVEN], {}, 1, 18),
+        ("Flatten", [SEVEN], {"axis": -1}, 1, 13),
+        ("Flatten", [SEVEN], {"axis": 2}, 1, 13),
+    ],
+)
+def test_operators(operator, inputs, attributes, outputs, opset):
+    from fastgates import onnx_backend
+
+    runtime = pytest.importorskip("onnxruntime")
+    names = [f"x{k}" for k in range(len(inputs))]
+    node = helper.make_node(operator, names, [f"y{k}" for k in range(outputs)], **attributes)
+    types = [helper.np_dtype_to_tensor_dtype(np.asarray(value).dtype) for value in inputs]
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [
+            helper.make_tensor_value_info(n, t, np.shape(value))
+            for n, t, value in zip(names, types, inputs, strict=True)
+        ],
+        [onnx.ValueInfoProto(name=name) for name in node.output],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    given = dict(zip(names, map(np.asarray, inputs), strict=True))
+    expected = runtime.InferenceSession(model.SerializeToString()).run(None, given)
+    found = onnx_backend.FastgatesRep(model).run(given)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def test_inputs_that_there_are_not():
+    from fastgates import onnx_backend
+
+    model = fg.to_onnx(fg.LSTM(2, 3, seed=0))
+    x = np.zeros((2, 5, 2), np.float32)
+    with pytest.raises(ValueError, match=r"got \['z'\] too"):
+        onnx_backend.prepare(model).run({"x": x, "z": x})
+    model.graph.node[0].input[0] = "nowhere"
+    with pytest.raises(fg.InterchangeError, match="nothing gives its input 'nowhere'"):
+        fg.from_onnx(model)

@@ -165,6 +165,10 @@ def test_places_that_cannot_be_written(tmp_path, monkeypatch):
     if os.path.exists(os.devnull) and os.name == "posix":
         with pytest.raises(OSError, match="not a regular file"):
             check_writable(os.devnull)
+        reading, writing = os.pipe()
+        not_a_file = pytest.raises(OSError, match="not a regular file")
+        with os.fdopen(reading), os.fdopen(writing, "w"), not_a_file:
+            check_writable(f"/dev/fd/{writing}")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(OSError, match="is read-only"):
         check_writable(tmp_path / "out.csv")

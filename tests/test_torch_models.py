@@ -125,10 +125,9 @@ def test_files_of_weights(tmp_path):
         torch.save(content, tmp_path / "a.pt")
         model = fg.from_torch(tmp_path / "a.pt", nonlinearity="relu")
         assert repr(model) == (
-            "Sequential(RNN(3, 5, num_layers=2, bidirectional=True), Dense(10, 2, 'identity'), "
-            "GRU(2, 4))"
+            "Sequential(RNN(3, 5, num_layers=2, bidirectional=True, nonlinearity='relu'), "
+            "Dense(10, 2, 'identity'), GRU(2, 4, reset_after=True))"
         )
-        assert model.modules[0].nonlinearity == "relu"
         assert_same_weights(model.modules[1], module["head"])
     from fastgates.interchange.torch_modules import write_pt
 
@@ -159,6 +158,22 @@ class Custom(nn.Module):
     pass
 
 
+class Doubled(nn.Sequential):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Silent(nn.Identity):
+    def forward(self, x):
+        return 0 * x
+
+
+def hooked():
+    module = nn.Linear(4, 2)
+    module.register_forward_hook(lambda module, given, output: 2 * output)
+    return module
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -172,6 +187,16 @@ class Custom(nn.Module):
         (lambda: nn.LSTM(2, 4, proj_size=3).state_dict(), "'weight_hr_l0' is no parameter of"),
         (lambda: nn.Conv1d(2, 3, 4).state_dict(), "are no parameters of an RNN"),
         (lambda: {}, "no layer in the model"),
+        (lambda: Doubled(nn.Linear(4, 2)), "Doubled has a forward of its own"),
+        (lambda: [nn.LSTM(2, 4), Doubled(nn.Linear(4, 2))], "Doubled has a forward of its own"),
+        (lambda: [nn.LSTM(2, 4), Silent()], "Silent has a forward of its own"),
+        (lambda: [nn.LSTM(2, 4), hooked()], "Linear has forward hooks"),
+        (lambda: nn.utils.spectral_norm(nn.Linear(4, 2)), "Linear has forward hooks"),
+        (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)), "has parametrizations"),
+        (lambda: nn.LSTM(2, 4).bfloat16(), "weight_ih_l0 of LSTM cannot be read"),
+        (lambda: nn.LSTM(2, 4, device="meta"), "weight_ih_l0 of LSTM cannot be read"),
+        (lambda: nn.GRU(2, 4).state_dict() | {"weight_hh_l0": torch.ones(4)}, "must be a matrix"),
+        (lambda: {3: torch.ones(4)}, "3 is no parameter of"),
     ],
 )
 def test_what_cannot_come_in(source, message):
@@ -241,3 +266,22 @@ def test_states_may_be_tensors():
         itertools.chain(*layer(x, (h, c))), itertools.chain(*expected), strict=True
     ):
         assert_same_bits("output", actual, other)
+
+
+class Trained(nn.Sequential):
+    def loss(self, x):
+        return self(x).square().mean()
+
+
+def test_a_subclass_that_runs_as_usual():
+    module = Trained(nn.Linear(4, 2), nn.Tanh())
+    x = torch.randn(3, 4)
+    found = fg.from_torch(module)(x.numpy())
+    np.testing.assert_allclose(found, module(x).detach().numpy(), rtol=0, atol=1e-6)
+
+
+def test_a_file_of_weights_would_lose_the_nonlinearity(tmp_path):
+    from fastgates.interchange.torch_modules import write_pt
+
+    with pytest.raises(fg.InterchangeError, match="would lose the nonlinearity 'relu'"):
+        write_pt(fg.RNN(3, 4, nonlinearity="relu", seed=0), tmp_path / "a.pt")

@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=_size,
         metavar="B,T,I,H",
-        help="these only: batch,time,input,hidden",
+        help="these only, not those of --quick or --grid: batch,time,input,hidden",
     )
     add(
         "--grid",
@@ -163,6 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
     MissingPackageError
         If a picture is wanted and matplotlib is not installed.
     """
+    _check_options(arguments)
     _check_outputs(arguments)
     from fastgates.benchmark import report
     from fastgates.benchmark.results import Results
@@ -189,6 +190,17 @@ def run(arguments: argparse.Namespace) -> int:
         draw(results, arguments.plot)
         print(f"\npicture: {arguments.plot}")
     return 1 if results.failures else 0
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Raise where an option would have no effect."""
+    if arguments.source is None:
+        return
+    names = ("quick", "peers", "sizes", "grid", "random", "sections", "without", "core")
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value is not False and (name, value) != ("without", []):
+            raise DataError(f"--{name} has no meaning with --from, which measures nothing")
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:

@@ -65,6 +65,10 @@ def columns_of(model: Any, arguments: argparse.Namespace) -> Columns:
             future = tuple(arguments.inputs[inputs.index(name)] for name in future)
         inputs = tuple(arguments.inputs)
     sequence, window = own.sequence, own.window
+    if task == "forecast":
+        for option, value in (("--sequence", arguments.sequence), ("--window", arguments.window)):
+            if value is not None:
+                raise DataError(f"{option} has no meaning with a forecaster, whose windows are set")
     if arguments.sequence is not None or arguments.window is not None:
         sequence, window = arguments.sequence, arguments.window
     result = Columns(

@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
         options["return_sequences"] = False
     model = formats.read(arguments.source, **options)
     formats.write(model, arguments.target, **({"streaming": True} if arguments.streaming else {}))
-    if hasattr(model, "to_sequential"):
-        model = model.to_sequential()
+    if hasattr(model, "to_sequential") and not str(arguments.target).endswith(".safetensors"):
+        model = model.to_sequential()  # what other files hold of it
     print(f"{arguments.target}: {model!r}")
     return 0

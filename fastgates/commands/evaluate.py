@@ -78,7 +78,7 @@ def _forecaster(
     from fastgates.commands._scores import number_scores
     from fastgates.forecasting import compare
 
-    series = read_series(arguments.data, columns, model.window)
+    series = read_series(arguments.data, columns, model.window_)
     fewest = model.window_ + model.leads_[-1]
     start = fewest if arguments.first_row is None else arguments.first_row - 1
     if not fewest <= start < len(series.target):

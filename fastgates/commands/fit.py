@@ -218,6 +218,8 @@ def _columns(arguments: argparse.Namespace) -> Columns:
         given["--loss"] = arguments.loss
     if arguments.out is None:
         given["--resume"] = arguments.resume
+    if arguments.test == 0 and arguments.plot is not None:
+        raise DataError("--plot draws the test part, of which --test 0 leaves none")
     for option, value in given.items():
         if value:
             what = "without --out" if option == "--resume" else f"with --task {arguments.task}"
@@ -227,6 +229,11 @@ def _columns(arguments: argparse.Namespace) -> Columns:
     if arguments.task == "forecast":
         inputs += tuple(name for name in future if name not in inputs)
     elif not inputs:
+        if os.path.exists(arguments.data) and not os.path.isfile(arguments.data):
+            raise DataError(
+                f"{arguments.data}: it is no file and can be read only once: name the columns to "
+                "read with --inputs"
+            )
         inputs = other_columns(arguments.data, arguments.target, arguments.sequence)
     window = arguments.window
     if arguments.task == "forecast" and window is None:

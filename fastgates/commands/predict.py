@@ -64,6 +64,8 @@ def _run(arguments: argparse.Namespace) -> int:
     columns = columns_of(model, arguments)
     if columns.task != "forecast" and (arguments.next or arguments.lead):
         raise DataError("--next and --lead are for forecasters")
+    if arguments.next and arguments.lead:
+        raise DataError("--next and --lead exclude each other: --next gives all leads")
     with naming(arguments.data):
         if columns.task == "forecast":
             return _forecast(arguments, model, columns)
@@ -90,7 +92,7 @@ def _write(
 def _forecast(arguments: argparse.Namespace, model: Any, columns: Columns) -> int:
     from fastgates.baselines import metrics
 
-    series = read_series(arguments.data, columns, model.window)
+    series = read_series(arguments.data, columns, model.window_)
     target, rows = series.target, len(series.target)
     future = series.future
     if future is not None:
@@ -118,7 +120,7 @@ def _forecast(arguments: argparse.Namespace, model: Any, columns: Columns) -> in
         raise DataError(f"--lead must be one of {', '.join(map(str, model.leads_))}, got {lead}")
     place = model.leads_.index(lead)
     forecast = model.predict_rolling(target, series.inputs, future)[:, place]
-    first = model.window + lead - 1
+    first = model.window_ + lead - 1
     actual = target[first:]
     known = min(len(actual), len(forecast))
     table = {"row": range(first + 1, first + 1 + len(forecast))}
@@ -138,7 +140,9 @@ def _add_times(table: dict[str, Any], columns: Columns, times: Any, known: int) 
     clock = clock_of(columns, times)
     if clock is None:
         return
-    later = [str(label) for label in clock.after(range(1, max(1, table["row"][-1] - known) + 1))]
+    after = clock.after(range(1, max(1, table["row"][-1] - known) + 1))
+    as_given = clock.kind == "datetime" and "T" in str(times[-1])
+    later = [label.isoformat() if as_given else str(label) for label in after]
     if clock.kind == "datetime" and all(label[10:] == " 00:00:00" for label in later):
         later = [label[:10] for label in later]
     every = [*times.tolist(), *later]

@@ -17,7 +17,16 @@ from .._version import __version__
 from ..dense import Dense
 from ..layers import Recurrent
 from ..sequential import Scaling, deployed
-from .c_trace import KEYWORDS, Functions, Value, identifier, literal, named, statements
+from .c_trace import (
+    KEYWORDS,
+    Functions,
+    Value,
+    identifier,
+    identifiers,
+    literal,
+    named,
+    statements,
+)
 from .program import flat_modules, program_of, round_up
 from .streaming import Stream
 
@@ -466,7 +475,7 @@ class _Writer:
             f"state->slots + {cell.first_input_slot * width}",
         )
         states = [
-            self._member(f"{prefix}_{identifier(name)}", width, reset=True) for name in cell.states
+            self._member(f"{prefix}_{name}", width, reset=True) for name in identifiers(cell.states)
         ]
         constants = self._unit_constants(module, direction, prefix)
         first_name, name = self._cell_functions(cell, direction.settings, bool(constants))
@@ -507,10 +516,13 @@ class _Writer:
         key = (cell.name, None if settings is None else settings.tobytes(), has_constant)
         if key in self._units:
             return self._units[key]
-        number = sum(1 for other in self._units if other[0] == cell.name)
-        name = identifier(cell.name) + (f"_{number + 1}" if number else "") + "_units"
-        slots = named([f"a_{identifier(slot)}" for slot in cell.slots])
-        states = named([identifier(state) for state in cell.states])
+        base = identifier(cell.name)
+        number = sum(1 for other in self._units if identifier(other[0]) == base)
+        name = base + (f"_{number + 1}" if number else "") + "_units"
+        # Their prefixes keep values, addresses and functions apart, whatever a cell calls them.
+        slot_names, state_names = identifiers(cell.slots), identifiers(cell.states)
+        slots = named([f"a_{slot}" for slot in slot_names])
+        states = named([f"s_{state}" for state in state_names])
         count = max(1, len(cell.unit_weights))
         constants = named([f"constant{i}" if count > 1 else "constant" for i in range(count)])
         if not has_constant:
@@ -518,11 +530,11 @@ class _Writer:
         given: Any = constants[0]
         if cell.functions:
             given = ([np.float32(number) for number in settings], constants)
-        state_names = [f"{state.operands[0]}_at" for state in states]
-        parameters = ["int width", "float *slots", *(f"float *{state}" for state in state_names)]
+        places = [f"at_{state}" for state in state_names]
+        parameters = ["int width", "float *slots", *(f"float *{place}" for place in places)]
         parameters += ["const float *constants"] * has_constant
         loads = [(value, f"load(slots + {place} * width + k)") for place, value in enumerate(slots)]
-        loads += [(v, f"load({at} + k)") for v, at in zip(states, state_names, strict=True)]
+        loads += [(v, f"load({at} + k)") for v, at in zip(states, places, strict=True)]
         if has_constant:
             loads += [
                 (value, f"load(constants + {place} * width + k)")
@@ -545,15 +557,14 @@ class _Writer:
             calls += n
             # Where the second function finds what the first one left.
             left = [
-                before if after is before else Value("name", identifier(slot))
-                for before, after, slot in zip(slots, activated, cell.slots, strict=False)
+                before if after is before else Value("name", f"b_{slot}")
+                for before, after, slot in zip(slots, activated, slot_names, strict=False)
             ]
             loads[: len(left)] = [(v, t) for v, (_, t) in zip(left, loads, strict=False)]
             slots = (*left, *slots[len(left) :])
         new_states, saved = self._functions.run(cell.equations, slots, states, given)
         results = [
-            (f"store({at} + k, {{}});", value)
-            for at, value in zip(state_names, new_states, strict=True)
+            (f"store({at} + k, {{}});", value) for at, value in zip(places, new_states, strict=True)
         ]
         names = {id(v): s for v, s in zip(saved, cell.slots, strict=True) if v not in slots}
         names |= {id(v): f"new_{s}" for v, s in zip(new_states, cell.states, strict=True)}
@@ -586,7 +597,7 @@ class _Writer:
             const = {p: p for p in parameters}
         given = [
             f"const {p}"
-            if p.startswith("float *") and p.endswith("_at") and f"store({p[7:]}" not in joined
+            if p.startswith("float *at_") and f"store({p[7:]}" not in joined
             else const[p]
             for p in parameters
         ]
@@ -702,6 +713,14 @@ class _Writer:
         aligned = "" if pad == 1 else "__attribute__((aligned(32)))"
         inline = "static inline" if pad == 1 else "static inline __attribute__((always_inline))"
         prelude = _SCALAR if self._pad == 1 else _VECTOR
+        helpers = [
+            prelude,
+            *self._functions.texts.values(),
+            *([*map(_tile, _GROUPS), _PRODUCTS] if self._has_products else []),
+            _COPY,
+            *([_SOFTMAX] if self._has_softmax else []),
+        ]
+        used_by = "\n".join([*self._texts, *self._steps])
         parts = [
             f'{_comment(about)}\n#include "{name}.h"\n\n#include <stdint.h>\n\n'
             "#ifdef __FAST_MATH__\n"
@@ -709,11 +728,7 @@ class _Writer:
             "\n#endif\n",
             f"#define INLINE {inline}\n#define ALIGNED {aligned}".rstrip()
             + f"\n\nenum {{ PAD = {pad} }}; /* units are padded to a multiple of it */\n",
-            prelude,
-            *self._functions.texts.values(),
-            *([*map(_tile, _GROUPS), _PRODUCTS] if self._has_products else []),
-            _COPY,
-            *([_SOFTMAX] if self._has_softmax else []),
+            _without_unused("\n".join(helpers), used_by),
             *self._texts,
             *self._constants,
         ]
@@ -733,6 +748,19 @@ class _Writer:
             f"        {name}_step(state, x + t * {inputs}, y + t * {outputs});\n}}\n",
         ]
         return "\n".join(parts)
+
+
+_FUNCTION = re.compile(r"^(?:INLINE|static) \w+ (\w+)\(", re.MULTILINE)
+
+
+def _without_unused(helpers: str, used_by: str) -> str:
+    """Leave out the functions that nothing after them calls: some compilers warn of them."""
+    kept: list[str] = []
+    for paragraph in reversed(helpers.split("\n\n")):
+        function = _FUNCTION.search(paragraph)
+        if function is None or _mentions("\n".join([*kept, used_by]), function[1]):
+            kept.insert(0, paragraph)
+    return "\n\n".join(kept)
 
 
 def _mentions(text: str, name: str) -> bool:

@@ -12,7 +12,7 @@ import builtins
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -140,11 +140,23 @@ class Functions:
     def _replaced(self, thing: Any) -> Any:
         if id(thing) in _INTRINSICS:
             return _INTRINSICS[id(thing)]
+        if isinstance(thing, ModuleType):
+            return _Traced(thing, self._replaced)
         if isinstance(thing, _Helper):
             module = thing.py_func.__module__
             whole = module == _vecmath.__name__ and thing.py_func.__name__ in _vecmath.__all__
             return lambda *a: self.call(thing, *a) if whole else self.run(thing, *a)
         return thing
+
+
+class _Traced:
+    """A module whose helpers record: what equations name through it."""
+
+    def __init__(self, module: ModuleType, replaced: Callable[[Any], Any]) -> None:
+        self._module, self._replaced = module, replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return self._replaced(getattr(self._module, name))
 
 
 def literal(number: Any) -> str:
@@ -203,6 +215,7 @@ def statements(
     known: dict[int, str] = {}
     lines: list[str] = []
     taken = {value.operands[0] for value in order if value.operation == "name"}
+    taken |= {value.operation for value in order}  # of functions, which must not be hidden
 
     def fresh(base: str) -> str:
         name, number = base, 2
@@ -222,7 +235,8 @@ def statements(
                 return f"splat({written})"
             return f"({written})" if written.startswith("-") else written
         if value.operation == "neg":
-            return f"-{text(value.operands[0], 3)}"
+            written = text(value.operands[0], 3)
+            return f"-({written})" if written.startswith("-") else f"-{written}"
         if value.operation in _PRECEDENCE:
             level = _PRECEDENCE[value.operation]
             left, right = value.operands
@@ -263,6 +277,17 @@ def identifier(name: str, reserved: frozenset[str] = KEYWORDS | _LOCALS) -> str:
     if not name or name[0].isdigit():
         return f"_{name}"
     return f"{name}_" if name in reserved else name
+
+
+def identifiers(names: Sequence[str]) -> list[str]:
+    """Return such names, each different from the others."""
+    found: list[str] = []
+    for name in names:
+        base, number = identifier(name), 2
+        while (each := base if number == 2 else f"{base}_{number - 1}") in found:
+            number += 1
+        found.append(each)
+    return found
 
 
 def named(vectors: Sequence[str]) -> tuple[Value, ...]:

@@ -182,7 +182,7 @@ class CFunction:
 
         program = self._open()
         if (
-            not isinstance(output, int)
+            not isinstance(output, int | np.integer)
             or isinstance(output, bool)
             or not 0 <= output < program.output_size
         ):

@@ -19,7 +19,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import inspect
+import re
 import secrets
+import zlib
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -409,7 +411,10 @@ def _step_kernel(cell: Cell) -> Any:
         step_pass(arguments, equations, first_equations, slots, n_states, constants)
         return INT0
 
-    step.__qualname__ = step.__name__ = f"step_{cell.name}"
+    name = re.sub(r"\W", "_", cell.name)  # it becomes part of a file's name
+    if name != cell.name:
+        name += f"_{zlib.crc32(cell.name.encode()):x}"
+    step.__qualname__ = step.__name__ = f"step_{name}"
     step.__defaults__ = (_stamp_of(equations),)
     return kernel(step)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["OPERATORS", "axes_of", "indices_of_slice", "shape_of_reshape"]
+__all__ = ["OPERATORS", "axes_of", "axis_of_flatten", "indices_of_slice", "shape_of_reshape"]
 
 Inputs = Sequence[Any]
 Attributes = Mapping[str, Any]
@@ -49,9 +49,15 @@ def _reshape(inputs: Inputs, attributes: Attributes, opset: int) -> list[Any]:
     return [inputs[0].reshape(shape_of_reshape(inputs[0].shape, inputs, attributes))]
 
 
+def axis_of_flatten(attributes: Attributes, rank: int) -> int:
+    """Return how many axes become the first one."""
+    axis = int(attributes.get("axis", 1))
+    return axis + rank if axis < 0 else axis
+
+
 def _flatten(inputs: Inputs, attributes: Attributes, opset: int) -> list[Any]:
     x = inputs[0]
-    axis = attributes.get("axis", 1) % (x.ndim + 1)
+    axis = axis_of_flatten(attributes, x.ndim)
     return [x.reshape(int(np.prod(x.shape[:axis])), -1)]
 
 
@@ -97,8 +103,10 @@ def _concat(inputs: Inputs, attributes: Attributes, opset: int) -> list[Any]:
 def _split(inputs: Inputs, attributes: Attributes, opset: int) -> list[Any]:
     axis = attributes.get("axis", 0)
     sizes = attributes.get("split", inputs[1] if len(inputs) > 1 else None)
-    if sizes is None:
-        return list(np.array_split(inputs[0], attributes["num_outputs"], axis))
+    if sizes is None:  # the last part may be smaller; before version 18 the outputs tell
+        count, size = int(attributes["num_outputs"]), inputs[0].shape[axis]
+        part = -(-size // count)
+        sizes = [max(0, min(part, size - k * part)) for k in range(count)]
     return list(np.split(inputs[0], np.cumsum(sizes)[:-1], axis))
 
 
@@ -108,8 +116,8 @@ def _shape(inputs: Inputs, attributes: Attributes, opset: int) -> list[Any]:
 
 
 def _constant(inputs: Inputs, attributes: Attributes, opset: int) -> list[Any]:
-    (value,) = attributes.values()
-    return [np.asarray(value)]
+    ((name, value),) = attributes.items()
+    return [np.asarray(value, np.float32 if name in ("value_float", "value_floats") else None)]
 
 
 def _constant_of_shape(inputs: Inputs, attributes: Attributes, opset: int) -> list[Any]:
@@ -151,6 +159,9 @@ def _softmax(inputs: Inputs, attributes: Attributes, opset: int) -> list[Any]:
 
 def _reduce_prod(inputs: Inputs, attributes: Attributes, opset: int) -> list[Any]:
     axes = axes_of(inputs, attributes)
+    if not axes and attributes.get("noop_with_empty_axes", 0):
+        return [inputs[0]]
+    axes = axes or None
     keep = bool(attributes.get("keepdims", 1))
     return [np.prod(inputs[0], None if axes is None else tuple(axes), inputs[0].dtype, None, keep)]
 
@@ -169,6 +180,12 @@ def _div(a: Any, b: Any) -> Any:
     if np.issubdtype(np.result_type(a, b), np.integer):
         return (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(np.result_type(a, b))
     return a / b
+
+
+def _range(start: Any, end: Any, step: Any) -> Any:
+    dtype = np.asarray(start).dtype
+    count = max(0, int(np.ceil((float(end) - float(start)) / float(step))))
+    return (np.asarray(start) + np.arange(count, dtype=dtype) * np.asarray(step)).astype(dtype)
 
 
 OPERATORS: dict[str, Callable[[Inputs, Attributes, int], list[Any]]] = {
@@ -196,7 +213,7 @@ OPERATORS: dict[str, Callable[[Inputs, Attributes, int], list[Any]]] = {
     "Neg": _plain(np.negative),
     "Not": _plain(np.logical_not),
     "Or": _plain(np.logical_or),
-    "Range": _plain(lambda start, end, step: np.arange(int(start), int(end), int(step))),
+    "Range": _plain(_range),
     "ReduceProd": _reduce_prod,
     "Relu": _plain(lambda x: np.maximum(x, 0)),
     "Reshape": _reshape,

@@ -107,6 +107,8 @@ def read(path: Path, **options: Any) -> Any:
         return reader(path, **options)
     except InterchangeError as error:
         raise _with_path(path, error) from None
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ModelFileError(f"{path}: it is damaged, or no such model: {error!r}") from None
 
 
 def write(model: Any, path: Path, **options: Any) -> None:
@@ -124,7 +126,7 @@ def write(model: Any, path: Path, **options: Any) -> None:
         raise ModelFileError(f"{path}: --streaming is for .onnx files")
     try:
         writer(model, path, **options)
-    except (InterchangeError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise _with_path(path, error) from None
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from .._atomic import replacing
 from .._extras import require
 from ..dense import Dense
+from ..files import describe
 from ..layers import GRU, LSTM, RNN, Recurrent
 from ..sequential import Scaling
 from ._parts import (
@@ -119,11 +120,24 @@ def from_keras(source: Any, *, return_sequences: bool = True) -> Any:
             f"source must be a model or a layer of Keras, or a path, got {type(source).__name__}"
         )
     if hasattr(source, "layers"):
+        _check_call(source)
         layers = {layer.name: layer for layer in source.layers}
         config = {"class_name": type(source).__name__, "config": source.get_config()}
         return _from_config(config, lambda entry: _checked(layers[entry["config"]["name"]]))
     entry = {"class_name": type(source).__name__, "config": source.get_config()}
     return _from_entries([entry], lambda entry: _checked(source))
+
+
+def _check_call(source: Any) -> None:
+    """Raise where a model runs code of its own, which its configuration does not tell."""
+    for kind in type(source).__mro__:
+        if "call" in vars(kind):
+            if not kind.__module__.startswith(("keras.", "tensorflow.", "tf_keras.")):
+                raise InterchangeError(
+                    f"{type(source).__name__} has a call of its own, which cannot be converted: "
+                    "give the model of plain layers that it is made of"
+                )
+            return
 
 
 def _checked(layer: Any) -> list[np.ndarray]:
@@ -158,6 +172,10 @@ def _in_a_row(config: Mapping[str, Any]) -> list[Any]:
                 f"layer {name} must take the output of one layer, got {sources or 'none'}: layers "
                 "that share or join inputs, and initial states, are not supported"
             )
+        if _options_of(nodes[0]).get("training"):
+            raise InterchangeError(
+                f"layer {name} is called with training=True: only inference is supported"
+            )
         name = sources[0]
         row.append(layers[name])
     unused = set(layers) - {entry["config"]["name"] for entry in row}
@@ -172,6 +190,21 @@ def _flat(value: Any) -> Iterator[Any]:
             yield from _flat(item)
     else:
         yield value
+
+
+def _options_of(node: Any) -> Mapping[str, Any]:
+    """Return the keyword arguments of a call of a layer, as any version of Keras writes them."""
+    if isinstance(node, Mapping):
+        return dict(node.get("kwargs", {}))
+    found = getattr(getattr(node, "arguments", None), "kwargs", None)
+    if found is None and isinstance(node, list | tuple):
+        found = next((options for entry in node for options in _options_in(entry)), None)
+    return dict(found or {})
+
+
+def _options_in(entry: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(entry, list | tuple) and len(entry) > 3 and isinstance(entry[3], Mapping):
+        yield entry[3]
 
 
 def _sources(node: Any) -> Iterator[str]:
@@ -673,9 +706,8 @@ def _check_weights_say_all(place: Path, made: Any, return_sequences: bool) -> No
         found: Any = _from_weights(place, return_sequences)
     except InterchangeError:
         found = None
-    if repr(found) != repr(expected) or not np.array_equal(
-        found.parameter_vector, expected.parameter_vector
-    ):
+    same = found is not None and describe(found) == describe(expected)
+    if not same or not np.array_equal(found.parameter_vector, expected.parameter_vector):
         raise InterchangeError(
             "a .weights.h5 file holds weights only, which would not make this model again: write "
             "a .keras file"

@@ -26,7 +26,13 @@ from ..dense import Dense
 from ..layers import Recurrent
 from ..sequential import Scaling
 from ._onnx_nodes import INPUTS, Node
-from ._onnx_ops import OPERATORS, axes_of, indices_of_slice, shape_of_reshape
+from ._onnx_ops import (
+    OPERATORS,
+    axes_of,
+    axis_of_flatten,
+    indices_of_slice,
+    shape_of_reshape,
+)
 from ._parts import InterchangeError, assemble, float32, load
 
 onnx: Any = require("onnx", "a model of ONNX")
@@ -181,6 +187,9 @@ def _walk(model: Any, sizes: tuple[int, int]) -> tuple[_Walk, dict[str, Any]]:
             values[entry.name] = _input(entry, sizes, free)
     for node in graph.node:
         name = node.name or node.output[0]
+        unknown = [i for i in node.input if i and i not in values]
+        if unknown:
+            raise InterchangeError(f"node {name!r}: nothing gives its input {unknown[0]!r}")
         given = [values[i] if i else None for i in node.input]
         attributes = attributes_of(node)
         try:
@@ -350,7 +359,7 @@ def _reshape(walk: _Walk, name: str, given: Sequence[Any], attributes: Mapping[s
 
 def _flatten(walk: _Walk, name: str, given: Sequence[Any], attributes: Mapping[str, Any]) -> _Flow:
     shape = given[0].shape
-    axis = attributes.get("axis", 1) % (len(shape) + 1)
+    axis = axis_of_flatten(attributes, len(shape))
     return _with_shape(given[0], [math.prod(shape[:axis]), math.prod(shape[axis:])])
 
 

@@ -132,6 +132,8 @@ def from_torch(
         if return_sequences is None:
             return_sequences = source.return_sequences
         source = list(source.parts)
+    if isinstance(source, nn.Sequential):
+        _check_plain(source, nn.Sequential)
     if isinstance(source, nn.Sequential | nn.ModuleList):
         source = list(source)
     modules = source if isinstance(source, list | tuple) else [source]
@@ -141,8 +143,31 @@ def from_torch(
     return assemble(parts, return_sequences is not False)
 
 
+def _check_plain(module: Any, kind: Any) -> None:
+    """Raise where more runs than the forward of a kind of PyTorch's."""
+    name = type(module).__name__
+    if type(module).forward is not kind.forward:
+        raise InterchangeError(
+            f"{name} has a forward of its own: give the list of its parts in the order in which "
+            "they run, or export it with torch.onnx and use from_onnx"
+        )
+    if nn.utils.parametrize.is_parametrized(module):
+        raise InterchangeError(
+            f"{name} has parametrizations, which cannot be converted: make them permanent with "
+            "torch.nn.utils.parametrize.remove_parametrizations"
+        )
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise InterchangeError(
+            f"{name} has forward hooks (weight or spectral normalisation, say), which cannot be "
+            "converted: remove them, so that the weights are plain parameters"
+        )
+
+
 def _add_part(parts: list[Any], module: Any) -> None:
     name = type(module).__name__
+    if isinstance(module, nn.Module):
+        kinds = (nn.Sequential, nn.Identity, nn.Dropout, type(module))
+        _check_plain(module, next(kind for kind in kinds if isinstance(module, kind)))
     for kind, activation in ((kind, name) for name, kind in _ACTIVATIONS.items()):
         if type(module) is kind:
             with_activation(parts, activation, name)
@@ -173,10 +198,14 @@ def _add_part(parts: list[Any], module: Any) -> None:
 
 
 def _numpy(state_dict: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
-    return {
-        key: float32(f"{key} of {name}", value.detach().cpu().numpy())
-        for key, value in state_dict.items()
-    }
+    found = {}
+    for key, value in state_dict.items():
+        try:
+            array = value.detach().cpu().numpy()
+        except (TypeError, NotImplementedError) as error:  # bfloat16, or no storage at all
+            raise InterchangeError(f"{key} of {name} cannot be read: {error}") from None
+        found[key] = float32(f"{key} of {name}", array)
+    return found
 
 
 def _layer(module: Any) -> Recurrent:
@@ -207,6 +236,9 @@ def _dense(values: Mapping[str, np.ndarray]) -> Dense:
 
 def _recurrent(values: Mapping[str, np.ndarray], nonlinearity: str) -> Recurrent:
     """Return the layer whose parameters these are."""
+    for key in ("weight_hh_l0", "weight_ih_l0"):
+        if key not in values or values[key].ndim != 2:
+            raise InterchangeError(f"{key} must be a matrix, of an RNN, GRU or LSTM")
     rows, hidden = values["weight_hh_l0"].shape
     layer: Any = _BY_GATES.get(rows // hidden) if rows % hidden == 0 else None
     if layer is None:
@@ -233,7 +265,7 @@ _OTHER = re.compile(r"(.*?)(weight|bias|mean|scale|offset|factor)")
 def _from_state_dict(state_dict: Mapping[str, Any], nonlinearity: str, sequences: bool) -> Any:
     groups: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     for key, value in state_dict.items():
-        recurrent, other = _PARAMETER.fullmatch(key), _OTHER.fullmatch(key)
+        recurrent, other = _PARAMETER.fullmatch(str(key)), _OTHER.fullmatch(str(key))
         if not isinstance(value, torch.Tensor) or not (recurrent or other):
             raise InterchangeError(f"{key!r} is no parameter of an RNN, GRU, LSTM or Linear")
         array = _numpy({key: value}, "the state_dict")[key]
@@ -366,6 +398,11 @@ def write_pt(model: Any, path: str | os.PathLike[str]) -> None:
         if lost != "identity":
             raise InterchangeError(
                 f"a .pt file holds weights only and would lose the activation {lost!r} of {part!r}"
+            )
+        if getattr(part, "nonlinearity", "tanh") != "tanh":
+            raise InterchangeError(
+                "a .pt file holds weights only and would lose the nonlinearity "
+                f"{part.nonlinearity!r} of {part!r}"
             )
     if not returns_sequences(model):
         raise InterchangeError(
