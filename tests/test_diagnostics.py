@@ -9,7 +9,7 @@ from helpers import GRADIENT_TOLERANCE, as_state, assert_close, make_problem, no
 from test_state_gradients import reference
 
 import fastgates as fg
-from fastgates import diagnostics
+from fastgates.cells._functions import FUNCTIONS
 from fastgates.diagnostics import (
     RESOLUTION,
     GradientMonitor,
@@ -18,6 +18,7 @@ from fastgates.diagnostics import (
     gradient_profile,
     step_jacobians,
 )
+from fastgates.diagnostics import jacobians as jacobians_module
 
 
 def linear(factor, hidden_size=4, **options):
@@ -218,7 +219,7 @@ def test_jacobians_at_some_steps_of_a_long_row():
 def test_jacobians_in_several_batches(monkeypatch):
     layer, x = fg.LSTM(2, 3, seed=0), normal(np.random.default_rng(0), (1, 9, 2))
     whole = step_jacobians(layer, x).layers[0].matrices
-    monkeypatch.setattr(diagnostics, "_MOST_ROWS", 13)
+    monkeypatch.setattr(jacobians_module, "_MOST_ROWS", 13)
     np.testing.assert_array_equal(step_jacobians(layer, x).layers[0].matrices, whole)
 
 
@@ -294,7 +295,7 @@ def test_jacobians_are_differences_of_states(layer):
     found = step_jacobians(layer, x)
     for index, jacobians in enumerate(found.layers):
         direction = layer._directions[index]
-        alone = diagnostics._alone(layer, direction)
+        alone = jacobians_module._alone(layer, direction)
         tape = layer.forward(x)[2]
         inputs = tape.inputs[index // layer.num_directions]
         step = 0 if direction.reverse else 3
@@ -321,7 +322,7 @@ def test_the_last_step_of_a_reverse_layer_is_the_first():
     assert (np.diff(found.norms[0]) < 0).all() and (np.diff(found.norms[1, :3]) < 0).all()
 
 
-@pytest.mark.parametrize("name", diagnostics.FUNCTIONS)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_gates_with_functions_of_choice(name):
     """The opening is the function of the pre-activation: that of a layer without weights on h."""
     layer = fg.LSTM(1, 1, activations=[name, "tanh", "tanh"], clip=1.5, bias=False, seed=0)

@@ -8,18 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._extras import require
-from ._plots import _CELL_COLOURS, _GREY, _figure, _finish, _tidy, check_picture
+from .._extras import require
+from .._plots import _CELL_COLOURS, _GREY, _figure, _finish, _tidy, check_picture
 
 if TYPE_CHECKING:
-    from .diagnostics import (
-        Examination,
-        GateOpenings,
-        GradientProfile,
-        LayerGates,
-        LayerJacobians,
-        StepJacobians,
-    )
+    from .examination import Examination
+    from .gates import GateOpenings, LayerGates
+    from .jacobians import LayerJacobians, StepJacobians
+    from .profile import GradientProfile
 
 __all__ = [
     "examination_picture",
@@ -53,7 +49,7 @@ def _draw_profile(axes: Any, profile: GradientProfile) -> None:
         if np.isfinite(drawn).any():
             smallest = min(smallest, np.nanmax(drawn[np.isfinite(drawn)]))
     if np.isfinite(smallest):
-        from .diagnostics import RESOLUTION
+        from .profile import RESOLUTION
 
         axes.set_yscale("log")
         axes.axhline(
