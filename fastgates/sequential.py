@@ -260,12 +260,23 @@ class Sequential(Module):
 
     # -- Passes -----------------------------------------------------------------------------------
 
-    def _initial(self, states: Sequence[State] | None) -> list[State]:
+    def _checked_gradients(
+        self, d_final_state: Sequence[State] | None, final: Sequence[State]
+    ) -> list[State]:
+        """Return the gradients of the final states, checked before any tape is used up."""
+        checked: list[State] = []
+        given = self._for_each_layer("d_final_state", d_final_state)
+        for k, (layer, d_state, state) in enumerate(zip(self.recurrent, given, final, strict=True)):
+            stacked = layer._states_in(f"d_final_state[{k}]", d_state, _hidden(state).shape[1])
+            checked.append(None if stacked is None else layer._states_out(stacked))
+        return checked
+
+    def _for_each_layer(self, name: str, states: Sequence[State] | None) -> list[State]:
         if states is None:
             return [None] * len(self.recurrent)
         if not isinstance(states, list | tuple) or len(states) != len(self.recurrent):
             raise ValueError(
-                f"initial_state must be a list of {len(self.recurrent)} states, one for each "
+                f"{name} must be a list of {len(self.recurrent)} states, one for each "
                 f"recurrent layer, got {type(states).__name__}"
             )
         return list(states)
@@ -298,7 +309,7 @@ class Sequential(Module):
         if self._device != "cpu":
             return self._cuda().call(x, initial_state, lengths, resets)
         x = real_array("x", x, ("batch_size", "time", ("input_size", self.input_size)))
-        states = iter(self._initial(initial_state))
+        states = iter(self._for_each_layer("initial_state", initial_state))
         final = []
         for place, module in enumerate(self.modules):
             if isinstance(module, Recurrent):
@@ -346,7 +357,7 @@ class Sequential(Module):
         if self._device != "cpu":
             return self._cuda().forward(x, initial_state, lengths, resets, training, segment)
         x = real_array("x", x, ("batch_size", "time", ("input_size", self.input_size)))
-        states = iter(self._initial(initial_state))
+        states = iter(self._for_each_layer("initial_state", initial_state))
         final: list[State] = []
         tapes: list[Any] = []
         for place, module in enumerate(self.modules):
@@ -421,16 +432,7 @@ class Sequential(Module):
             raise TypeError(f"tape must be what forward returned last, got {type(tape).__name__}")
         if tape.owner is not self:
             raise ValueError("tape must come from this model's forward, got another one's")
-        # All that is given is checked before any tape is used up.
-        d_states = [
-            None if stacked is None else layer._states_out(stacked)
-            for layer, stacked in (
-                (layer, layer._states_in(f"d_final_state[{k}]", state, _hidden(final).shape[1]))
-                for k, (layer, state, final) in enumerate(
-                    zip(self.recurrent, self._initial(d_final_state), tape.states, strict=True)
-                )
-            )
-        ]
+        d_states = self._checked_gradients(d_final_state, tape.states)
         d_x = None if d_output is None else np.asarray(d_output)
         if d_x is not None and tape.past_end is not None:
             d_x = np.where(tape.past_end[..., None], 0, d_x)

@@ -89,20 +89,24 @@ def test_a_row_has_the_same_bits_in_any_company(count):
 
 
 @numba.njit
-def row_product(n_vectors, count, a, b, c, init, backwards):
-    multiply_row(n_vectors, count, a, b, c, init, backwards)
+def row_product(n_vectors, count, a, b, c, init, parts, a_part, backwards):
+    multiply_row(n_vectors, count, a, b, c, init, parts, a_part, backwards)
 
 
-@pytest.mark.parametrize("backwards", [0, 1])
+@pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("n_vectors", range(1, 5 * GROUP))
-def test_a_row_in_the_code_of_the_caller_has_the_same_bits(n_vectors, backwards):
-    a, b, init = random(0, 1, 37), random(1, 37, n_vectors, LANES), random(2, n_vectors, LANES)
+def test_a_row_in_the_code_of_the_caller_has_the_same_bits(n_vectors, parts):
+    count, between = 37, 5
+    a = random(0, parts, count + between)
+    b, init = random(1, parts * count, n_vectors, LANES), random(2, n_vectors, LANES)
     panel, c = as_panel(b), aligned_empty((n_vectors + 1, LANES))
-    c[...] = 7
-    addresses = [address(array) for array in (a, panel, c, init)]
-    row_product(n_vectors, 37, *addresses, backwards)
-    np.testing.assert_array_equal(c[:-1], product(a, b, init)[0])
-    np.testing.assert_array_equal(c[-1], 7)
+    expected = product(aligned(a[:, :count].reshape(1, -1)), b, init)[0]
+    for backwards in (0, 1):
+        c[...] = 7
+        addresses = [address(array) for array in (a, panel, c, init)]
+        row_product(n_vectors, count, *addresses, parts, count + between, backwards)
+        np.testing.assert_array_equal(c[:-1], expected)
+        np.testing.assert_array_equal(c[-1], 7)
 
 
 @few_examples

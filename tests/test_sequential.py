@@ -202,7 +202,7 @@ def test_a_tape_is_used_once_and_for_these_parameters():
 def test_a_wrong_gradient_leaves_the_tape_unused(wrong):
     model = fg.Sequential(fg.GRU(2, 4, seed=0), fg.Dense(4, 1, seed=0), return_sequences=False)
     output, _, tape = model.forward(np.ones((3, 5, 2)))
-    with pytest.raises(ValueError, match=r"d_final_state|initial_state"):
+    with pytest.raises(ValueError, match="d_final_state"):
         model.backward(tape, np.ones_like(output), wrong)
     model.backward(tape, np.ones_like(output))
 

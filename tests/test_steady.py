@@ -1,5 +1,6 @@
 """The training loop's own way through a network: the same bits as the modules' passes."""
 
+import copy
 import itertools
 import weakref
 
@@ -246,7 +247,7 @@ def test_what_lies_past_the_ends_does_not_reach_a_read_out_before_the_layer():
     x, vectors = np.random.default_rng(0).standard_normal((4, 6, 3)), []
     for filling in (np.nan, 0):
         x[1, 3:] = filling
-        model = fg.SequenceModel(network, loss="mse")
+        model = fg.SequenceModel(copy.deepcopy(network), loss="mse")
         data = model.check(fg.Sequences(x, np.ones(4), lengths=np.array([6, 3, 6, 6])))
         vectors.append(step(model._learner(data), np.arange(4))[2])
     assert np.isfinite(vectors[0]).all() and vectors[0].any()

@@ -253,7 +253,7 @@ class SequentialPasses:
         """See ``Sequential.__call__``."""
         module, caller = self.module, Caller(x)
         x = self._take(caller, x)
-        states = iter(module._initial(initial_state))
+        states = iter(module._for_each_layer("initial_state", initial_state))
         final = []
         for place, part in enumerate(module.modules):
             passes = part._cuda()
@@ -278,7 +278,7 @@ class SequentialPasses:
         """See ``Sequential.forward``."""
         module, caller = self.module, Caller(x)
         x = self._take(caller, x)
-        states = iter(module._initial(initial_state))
+        states = iter(module._for_each_layer("initial_state", initial_state))
         final, tapes = [], []
         for place, part in enumerate(module.modules):
             passes = part._cuda()
@@ -321,7 +321,7 @@ class SequentialPasses:
         for part, step in zip(module.modules, tape.steps, strict=True):
             if step is not None:
                 part._cuda().check(step)
-        d_states = module._initial(d_final_state)
+        d_states = module._for_each_layer("d_final_state", d_final_state)
         d_x: Any = None
         if d_output is not None:
             names = tuple((f"axis {n}", int(size)) for n, size in enumerate(tape.output.shape))

@@ -153,10 +153,10 @@ def _product_of_slots(call, n_rows, rows, numbers, first, count, panel, n_vector
     width, hidden, parts = call.n_blocks * LANES, call.hidden_size, count
     if hidden == width:  # without padding between them, the slots are one long row
         hidden, parts = count * hidden, INT0 + 1
-        if n_rows == 1 and numbers == 0:
-            first_at = rows + 4 * first * width
-            multiply_row(n_vectors, hidden, first_at, panel, target, call.nothing, step % 2)
-            return
+    if n_rows == 1 and numbers == 0:
+        row, start = rows + 4 * first * width, call.nothing
+        multiply_row(n_vectors, hidden, row, panel, target, start, parts, width, step % 2)
+        return
     call_multiply(
         call.multiply,
         (n_rows, n_vectors, hidden),

@@ -230,7 +230,7 @@ def _add_product(call, active, slots, count, vectors, panel, step):
     width, row = call.n_blocks * LANES, call.slot_row
     if active == 1:
         n_vectors, size = count * call.n_blocks, call.hidden_size
-        multiply_row(n_vectors, size, vectors, panel, slots, slots, step % 2)
+        multiply_row(n_vectors, size, vectors, panel, slots, slots, INT0 + 1, INT0, step % 2)
         return
     call_multiply(
         call.multiply,

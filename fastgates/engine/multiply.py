@@ -358,33 +358,33 @@ def call_multiply(typingctx, at, sizes, a, b, c, init, join, parts):  # type: ig
 
 
 @intrinsic
-def _row_tile(typingctx, width, count, a, b, c, init):  # type: ignore[no-untyped-def]
-    """Make the tile of one row by as many vectors as `width` is long; return how many these are.
+def _row_tile(typingctx, width, count, a, b, group, c, init):  # type: ignore[no-untyped-def]
+    """Make the tile of one row by as many vectors as `width` is long.
 
-    All but sizes and addresses is known to the compiler.
+    All but sizes and addresses is known to the compiler. Groups of the panel are `group` rows long.
     """
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        names = dict(zip(("count", "a", "b", "c", "init"), args[1:], strict=True))
+        names = dict(zip(("count", "a", "b", "group", "c", "init"), args[1:], strict=True))
         n_vectors, integer = width.count, ir.IntType(64)
         known = {"a_rows": 0, "a_row": 0, "a_step": 1, "b_step": min(n_vectors, GROUP) * LANES}
         known |= {"c_rows": 0, "c_row": 0, "init_row": 0, "init_vector": LANES, "join": 0}
         names |= {name: ir.Constant(integer, value) for name, value in known.items()}
-        names["b_group"] = builder.mul(names["count"], ir.Constant(integer, GROUP * LANES))
+        names["b_group"] = builder.mul(names["group"], ir.Constant(integer, GROUP * LANES))
         tile(builder, 1, n_vectors, ir.Constant(integer, 0), names)
-        return ir.Constant(integer, n_vectors)
+        return context.get_dummy_value()
 
-    return types.int64(width, *[types.int64] * 5), codegen
+    return types.void(width, *[types.int64] * 6), codegen
 
 
 @helper
-def multiply_row(n_vectors, count, a, b, c, init, backwards):
+def multiply_row(n_vectors, count, a, b, c, init, parts, a_part, backwards):
     """Multiply one row with a panel, as :func:`multiply` does, in the code of the caller.
 
     Parameters
     ----------
-    n_vectors, count, a, b, c, init : int
-        As there; the numbers of the row lie side by side, and so do the vectors of `c` and `init`.
+    n_vectors, count, a, b, c, init, parts, a_part : int
+        As there; the numbers of a part lie side by side, and so do the vectors of `c` and `init`.
     backwards : int
         Other than 0: the last vectors come first. If every second of many products with a panel
         does so, it begins with what the one before has left of the panel in the cache.
@@ -396,14 +396,20 @@ def multiply_row(n_vectors, count, a, b, c, init, backwards):
         end = min(done + pair, n_vectors)
         while done < end:
             left, at = end - done, 4 * LANES * done
-            panel, sums, starts = b + at * count, c + at, init + at
-            if left == pair:
-                done += _row_tile(_EIGHT, count, a, panel, sums, starts)
-            elif left >= GROUP:
-                done += _row_tile(_FOUR, count, a, panel, sums, starts)
-            elif left == 3:
-                done += _row_tile((0, 0, 0), count, a, panel, sums, starts)
-            elif left == 2:
-                done += _row_tile((0, 0), count, a, panel, sums, starts)
-            else:
-                done += _row_tile((0,), count, a, panel, sums, starts)
+            panel, sums, starts, group = b + at * parts * count, c + at, init + at, parts * count
+            width = left if left < GROUP else INT0 + GROUP
+            for part in range(parts):
+                numbers = a + 4 * part * a_part
+                if left == pair:
+                    _row_tile(_EIGHT, count, numbers, panel, group, sums, starts)
+                elif width == GROUP:
+                    _row_tile(_FOUR, count, numbers, panel, group, sums, starts)
+                elif width == 3:
+                    _row_tile((0, 0, 0), count, numbers, panel, group, sums, starts)
+                elif width == 2:
+                    _row_tile((0, 0), count, numbers, panel, group, sums, starts)
+                else:
+                    _row_tile((0,), count, numbers, panel, group, sums, starts)
+                panel += 4 * LANES * width * count
+                starts = sums
+            done += pair if left == pair else width

@@ -205,7 +205,7 @@ def table(typingctx):  # type: ignore[no-untyped-def]
 def _multiply_rows(multiply, n_rows, n_vectors, count, a, a_row, b, c, c_row, init, init_row):
     """Multiply rows of numbers with a panel; the sums start from vectors side by side."""
     if n_rows == 1:
-        multiply_row(n_vectors, count, a, b, c, init, INT0)
+        multiply_row(n_vectors, count, a, b, c, init, INT0 + 1, INT0, INT0)
     else:
         call_multiply(
             multiply,
