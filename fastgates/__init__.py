@@ -30,9 +30,14 @@ finally:
 # each name, and the submodule that has it. A submodule itself has None.
 _LAZY: dict[str, str | None] = {
     "cuda": None,
+    "CheckpointError": "_checkpoint",
+    "DataError": "_tables",
+    "DivergenceError": "training",
     "EncoderDecoder": "models",
     "FreeRunModel": "models",
     "InterchangeError": "interchange._parts",
+    "MissingPackageError": "_extras",
+    "ModelFileError": "_modelfile",
     "SequenceClassifier": "estimators",
     "SequenceForecaster": "estimators",
     "SequenceModel": "models",

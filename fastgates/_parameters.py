@@ -290,7 +290,8 @@ class Module:
         Raises
         ------
         ValueError, TypeError
-            If the model is bidirectional, or `batch_size` is not a positive integer.
+            If a layer is bidirectional or goes in reverse, an initial state of the
+            model's own would be lost, or `batch_size` is not a positive integer.
         """
         from .embedding.program import program_of
         from .embedding.streaming import Stream
@@ -308,7 +309,8 @@ class Module:
         Raises
         ------
         ValueError
-            If the model is bidirectional.
+            If a layer is bidirectional or goes in reverse, or an initial state of the model's own
+            would be lost.
         """
         from .jit import handle_of
 
@@ -325,7 +327,8 @@ class Module:
         Raises
         ------
         ValueError
-            If the model is bidirectional.
+            If a layer is bidirectional or goes in reverse, or an initial state of the model's own
+            would be lost.
         """
         from .embedding.callbacks import CFunction
         from .embedding.program import program_of
@@ -354,7 +357,8 @@ class Module:
         Raises
         ------
         ValueError
-            If the model is bidirectional, a parameter is not finite, or `name` no C identifier.
+            If a layer is bidirectional or goes in reverse, an initial state of the
+            model's own would be lost, a parameter is not finite, or `name` no C identifier.
         """
         from .embedding.c_source import to_c
 

@@ -68,12 +68,18 @@ class Dense(Module):
     Parameters
     ----------
     input_size, output_size : int
+        Features of the last axis of the input, and of the output; at least 1.
     activation : {"identity", "tanh", "sigmoid", "relu", "softmax"}
         To train a classifier take "identity" and :func:`fastgates.cross_entropy`, which applies
         the softmax itself.
     bias : bool
     seed : int, Generator or None
         Of the initial parameters, uniform in ``+-1 / sqrt(input_size)``.
+
+    Raises
+    ------
+    ValueError
+        If a size is no positive integer, or there is no such activation.
     """
 
     def __init__(

@@ -107,8 +107,10 @@ def describe(module: Module) -> dict[str, Any]:
     """
     kind = type(module).__name__
     if _MODULES.get(kind) is not type(module):
+        way_out = "; save its to_sequential()" if hasattr(module, "to_sequential") else ""
         raise TypeError(
             f"module must be one of {', '.join(_MODULES)}, got {type(module).__module__}.{kind}"
+            f"{way_out}"
         )
     result: dict[str, Any] = {"kind": kind}
     if isinstance(module, Sequential):
@@ -320,7 +322,8 @@ def save(obj: Any, path: str | os.PathLike[str], record: Mapping[str, Any] | Non
 
     Parameters
     ----------
-    obj : Recurrent, Dense, Scaling, Sequential, or of a kind that was registered
+    obj : Recurrent, Dense, Scaling, Sequential, an estimator, or of a kind that was registered
+        Of a :class:`fastgates.SequenceModel` its ``to_sequential()``.
     path : path-like
         The file, by custom ``*.safetensors``; replaced if it exists, whole or not at all.
     record : mapping, optional

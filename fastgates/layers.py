@@ -853,7 +853,7 @@ class SimplifiedGRU(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed
+    input_size, hidden_size, num_layers, bias, dropout, variational, bidirectional, seed, reverse
         As in :class:`Recurrent`. Gates are in the order f, g.
     """
 

@@ -96,14 +96,14 @@ class Cosine(Schedule):
 
 
 class StepDecay(Schedule):
-    """Times `factor` after every so many epochs.
+    """Times `reduction` after every so many epochs.
 
     Parameters
     ----------
     every : float
         Epochs from one reduction to the next, above 0.
     reduction : float
-        Above 0 and at most 1.
+        Above 0 and below 1.
     """
 
     def __init__(self, every: float, reduction: float = 0.1) -> None:
@@ -235,11 +235,17 @@ def make_schedule(name: str, **options: Any) -> Schedule:
     ValueError
         If there is no such schedule, or an option is out of its range.
     TypeError
-        If it has no such option.
+        If it has no such option, or needs one.
     """
     if name not in _BY_NAME:
         raise ValueError(f"schedule must be one of {', '.join(_BY_NAME)}, got {name!r}")
-    return _BY_NAME[name](**options)
+    try:
+        return _BY_NAME[name](**options)
+    except TypeError as error:
+        said = str(error).removeprefix(f"{_BY_NAME[name].__name__}.__init__() ")
+        raise TypeError(
+            f"schedule {name!r}: {said}; give its options, or {_BY_NAME[name].__name__}(...) itself"
+        ) from None
 
 
 def _share(name: str, value: float, zero: bool = True) -> float:

@@ -59,7 +59,7 @@ class Task:
     shortest : int
         The least length that makes sense.
     solved_below : float
-        The error from which on the task counts as solved.
+        The error below which the task counts as solved.
     """
 
     name: ClassVar[str]

@@ -218,15 +218,16 @@ class Trainer:
         1e-3 by default; that of the optimiser where one is given.
     optimizer_options : mapping, optional
         Further arguments of the optimiser that is named, such as ``weight_decay``.
-    schedule : Schedule or str, optional
-        Factors of the learning rate; constant by default.
-    batch_size : int
+    schedule : Schedule or {"constant", "cosine", "plateau"}, optional
+        Factors of the learning rate; constant by default. ``"cosine"`` falls over `max_epochs`.
+    batch_size : int, default 32
         Sequences in a step.
-    max_epochs : int
+    max_epochs : int, default 100
         The most passes over the training data in one ``fit``.
     patience : int, optional
-        Stop after so many epochs without a lower loss of validation. By default all epochs are run.
-    min_delta : float
+        Stop after so many epochs without a lower loss of validation, whose data ``fit`` then needs.
+        By default all epochs are run.
+    min_delta : float, default 0
         By how much a loss must be lower to count as such.
     clip_norm : float, optional
         Global norm above which gradients are scaled down.
@@ -317,7 +318,8 @@ class Trainer:
         if schedule is None:
             schedule = Constant()
         elif isinstance(schedule, str):
-            schedule = make_schedule(schedule)
+            options = {"epochs": max_epochs} if schedule == "cosine" else {}
+            schedule = make_schedule(schedule, **options)
         if not isinstance(schedule, Schedule):
             raise TypeError(f"schedule must be a schedule, got {type(schedule).__name__}")
         self.schedule = schedule
@@ -416,6 +418,8 @@ class Trainer:
         ------
         DataError, TypeError
             If the data does not fit the model or is not finite; nothing is changed then.
+        ValueError
+            If there is `patience` without `validation`, or `resume` without a checkpoint.
         DivergenceError
             If the loss or gradient stops being finite.
         CheckpointError

@@ -483,3 +483,13 @@ def test_interrupted_it_keeps_the_best_weights(plant):
     assert "model: model.safetensors" in out
     assert fastgates.load("model.safetensors").history_.stop_reason == "interrupted"
     assert Path("model.safetensors.checkpoint").exists()
+
+
+def test_chrono_remembers_a_window(run, plant, runs):
+    options = ["--initialization", "chrono", *QUICK]
+    assert run("fit", plant, "--target", "level", *options)[0] == 0
+    code, _, err = run(
+        "fit", runs, "--task", "regression", "--target", "mean", "--sequence", "run",
+        "--inputs", "a", *options,
+    )  # fmt: skip
+    assert code == 2 and "--initialization chrono needs --window" in err

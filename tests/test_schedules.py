@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
+import fastgates as fg
 from fastgates.schedules import (
     Constant,
     Cosine,
@@ -97,3 +98,10 @@ def test_names():
 def test_wrong_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_schedules_by_name():
+    model = fg.SequenceModel.build("gru", 1, 1, seed=0)
+    assert repr(fg.Trainer(model, schedule="cosine", max_epochs=7).schedule) == repr(Cosine(7))
+    with pytest.raises(TypeError, match=r"schedule 'step': .*'every'; give .* or StepDecay\(...\)"):
+        fg.Trainer(model, schedule="step")

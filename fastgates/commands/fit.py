@@ -130,7 +130,9 @@ def _add_model_options(group: Any) -> None:
         "--dropout", type=share, default=0.0, metavar="X", help="between layers; default: 0"
     )
     group.add_argument(
-        "--initialization", choices=("orthogonal", "xavier", "chrono"), help="of the weights"
+        "--initialization",
+        choices=("orthogonal", "xavier", "chrono"),
+        help="of the weights; chrono: for memories of up to --window steps",
     )
 
 
@@ -218,6 +220,9 @@ def _columns(arguments: argparse.Namespace) -> Columns:
         given["--loss"] = arguments.loss
     if arguments.out is None:
         given["--resume"] = arguments.resume
+    chrono = arguments.initialization == "chrono"
+    if chrono and arguments.task != "forecast" and arguments.window is None:
+        raise DataError("--initialization chrono needs --window, the steps to remember")
     if arguments.test == 0 and arguments.plot is not None:
         raise DataError("--plot draws the test part, of which --test 0 leaves none")
     for option, value in given.items():
@@ -253,7 +258,9 @@ def _parameters(arguments: argparse.Namespace) -> dict[str, Any]:
         "num_layers": arguments.layers,
         "bidirectional": arguments.bidirectional,
         "dropout": arguments.dropout,
-        "initialization": arguments.initialization,
+        "initialization": {"chrono": {"longest": arguments.window or _WINDOW}}
+        if arguments.initialization == "chrono"
+        else arguments.initialization,
         "optimizer": arguments.optimizer,
         "optimizer_options": decay or None,
         "learning_rate": arguments.learning_rate,

@@ -57,8 +57,8 @@ class SequenceEstimator(BaseEstimator):
 
     Parameters
     ----------
-    cell : {"gru", "lstm", "simplified_gru", "rnn", "leaky_rnn"}, default "gru"
-        The recurrent cell.
+    cell : {"gru", "gru_reset_after", "lstm", "simplified_gru", "rnn", "rnn_relu", "leaky_rnn"}
+        The recurrent cell, ``"gru"`` by default; or the name of a registered one.
     cell_options : dict, optional
         Options of its layer, such as ``{"reset_after": True}`` for ``"gru"``.
     hidden_size, num_layers : int, default 32 and 1
@@ -71,8 +71,9 @@ class SequenceEstimator(BaseEstimator):
     variational_dropout : bool, default False
         Whether the same outputs are zeroed at all steps of a sequence.
     initialization : str, tuple or dict, optional
-        Of the weights: ``"orthogonal"``, ``"xavier"``, ``"chrono"``, see
-        ``fastgates.initialization``.  Uniform in ``+-1 / sqrt(hidden_size)`` by default.
+        Of the weights: ``"orthogonal"``, ``"xavier"``, a tuple of them, or a mapping with options,
+        ``{"chrono": {"longest": 200}}``, see ``fastgates.initialization``.  By default uniform in
+        ``+-1 / sqrt(hidden_size)``.
     initial_state : {"zero", "learned", "estimated"}, default "zero"
         The state in which a sequence begins; ``"estimated"`` from its own first steps.
     optimizer : {"adam", "adamw", "rmsprop", "sgd"}, default "adam"
@@ -231,7 +232,7 @@ class SequenceEstimator(BaseEstimator):
             "num_layers": self.num_layers,
             "bidirectional": self.bidirectional,
             "initial_state": self.initial_state,
-            "cell_options": dict(self.cell_options or {}),
+            "cell_options": repr(dict(self.cell_options or {})),  # arrays, too, can be compared
             "per_step": shape["return_sequences"],
         }
 
@@ -257,7 +258,7 @@ class SequenceEstimator(BaseEstimator):
         for name, value in self._structure_.items():
             if wanted[name] != value:
                 raise ValueError(
-                    f"to go on training, {name} must be {value!r} as before, got {wanted[name]!r}: "
+                    f"to go on training, {name} must be {value} as before, got {wanted[name]}: "
                     "set warm_start=False and fit anew"
                 )
 

@@ -314,8 +314,8 @@ class SequenceModel(Model):
     def to_sequential(self) -> Sequential:
         """Return scaling, network and scaling back as one module, with its own parameters.
 
-        With cross_entropy it ends with a softmax. A learned initial state does not go with it:
-        pass :meth:`initial_states` to it.
+        With cross_entropy it ends with a softmax. A learned or estimated initial state does not
+        go with it: pass :meth:`initial_states` to it.
         """
         modules: list[Any] = list(copy.deepcopy(self.network).modules)
         if self.loss.classifies:
