@@ -85,6 +85,9 @@ def test_classification_of_runs(run, runs):
     assert scores["accuracy"] == pytest.approx((table.labels[1] == kinds).mean())
     right = table.values[np.arange(45), np.searchsorted(["x", "y", "z"], kinds)]
     assert scores["log_loss"] == pytest.approx(-np.log(right).mean(), rel=1e-4)
+    Path("others.csv").write_text(Path(runs).read_text().replace(",x,", ",w,"))
+    _, _, err = run("evaluate", "model.safetensors", "others.csv")
+    assert "15 of the 45 labels are none that the model knows, such as w" in err
 
 
 def test_regression_of_runs(run, runs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from fastgates._atomic import check_writable, replacing
@@ -96,6 +97,8 @@ def _forecaster(
 
 
 def _samples(arguments: argparse.Namespace, model: Any, columns: Columns) -> tuple[str, Any, Any]:
+    import numpy as np
+
     from fastgates.commands._scores import class_scores, number_scores
 
     samples = read_samples(arguments.data, columns)
@@ -106,6 +109,13 @@ def _samples(arguments: argparse.Namespace, model: Any, columns: Columns) -> tup
         probability = flatten(model.predict_proba(samples.x))
         if model.classes_.dtype.kind != "U":
             truth = truth.astype(model.classes_.dtype)
+        unknown = ~np.isin(truth, model.classes_)
+        if unknown.any():
+            print(
+                f"fastgates: {unknown.sum()} of the {len(truth)} labels are none that the model "
+                f"knows, such as {truth[unknown][0]}: they count as wrong",
+                file=sys.stderr,
+            )
         return title, class_scores(truth, probability, model.classes_, model.cell, None), None
     prediction = flatten(model.predict(samples.x))
     scores = number_scores(truth, {model.cell: prediction})
