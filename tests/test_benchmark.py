@@ -343,6 +343,44 @@ def test_json_round_trip(results):
     assert Results.from_json(results.to_json()) == results
 
 
+def test_runs_are_merged(results):
+    results.header["command"] = "fastgates bench --grid"
+    other = Results.from_json(results.to_json())
+    other.header |= {"peak_gflops": 101.0, "tanh_ns": 0.6, "command": "fastgates bench"}
+    other.times[CASE, "inference"] |= {"fastgates": 9.0, "torch": 50.0}
+    other.extras["lengths"]["rows"][0] |= {"full": 190.0, "unequal": 130.0}
+    del other.extras["cold"]
+    whole = Results.merged([results, other, other])
+    assert whole.times[CASE, "inference"] == {"torch": 40.0, "fastgates": 9.0, "jax": 20.0}
+    assert whole.times.keys() == results.times.keys()
+    assert whole.header["peak_gflops"] == 101.0 and whole.header["tanh_ns"] == 0.5
+    assert whole.extras["lengths"]["rows"][0]["full"] == 190.0
+    assert whole.extras["lengths"]["rows"][0]["unequal"] == 120.0
+    assert whole.extras["cold"] == results.extras["cold"]
+    assert Results.merged([results]) == results
+    text = report.markdown(Results.from_json(whole.to_json()))
+    assert (
+        "Of 3 runs, the fastest time of each contender: `fastgates bench --grid`; "
+        "`fastgates bench` (2 times)."
+    ) in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda run: run.header.update(cpu="another"), "cpu is a processor of one, another of"),
+        (lambda run: run.header["versions"].update(fastgates="2"), "fastgates is 1.0 of one, 2 of"),
+        (lambda run: run.extras["threads"].update(threads=[1, 4]), "their sections threads are of"),
+        (lambda run: run.extras["lengths"]["rows"].clear(), "their sections lengths are of"),
+    ],
+)
+def test_runs_that_cannot_be_merged(results, change, message):
+    other = Results.from_json(results.to_json())
+    change(other)
+    with pytest.raises(ValueError, match=message):
+        Results.merged([results, other])
+
+
 def test_reads_pytest_benchmark(results):
     sizes = {"batch": 1, "time": 64, "input": 4, "hidden": 16}
     extra = {"cell": "lstm", **sizes, "mode": "inference", "contender": "torch"}

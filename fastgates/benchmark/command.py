@@ -146,8 +146,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--from",
         dest="source",
+        nargs="+",
         metavar="FILE.json",
-        help="measure nothing, take a run of --json or of pytest bench/ --benchmark-json",
+        help="measure nothing, take a run of --json or of pytest bench/ --benchmark-json; of "
+        "several runs on one machine the fastest times",
     )
 
 
@@ -169,13 +171,11 @@ def run(arguments: argparse.Namespace) -> int:
     from fastgates.benchmark.results import Results
 
     if arguments.source is not None:
+        runs = [_read(path) for path in arguments.source]
         try:
-            text = Path(arguments.source).read_text(encoding="utf-8")
-            results = Results.from_json(text)
-        except OSError as error:
-            raise DataError(f"cannot read {arguments.source}: {error.strerror}") from None
+            results = Results.merged(runs)
         except ValueError as error:
-            raise DataError(f"{arguments.source}: {error}") from None
+            raise DataError(str(error)) from None
         if arguments.json is not None:
             results.write(arguments.json)
     else:
@@ -190,6 +190,17 @@ def run(arguments: argparse.Namespace) -> int:
         draw(results, arguments.plot)
         print(f"\npicture: {arguments.plot}")
     return 1 if results.failures else 0
+
+
+def _read(path: str) -> Results:
+    from fastgates.benchmark.results import Results
+
+    try:
+        return Results.from_json(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _check_options(arguments: argparse.Namespace) -> None:

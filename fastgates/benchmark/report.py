@@ -6,6 +6,7 @@ import math
 import os
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,7 @@ def header(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     fma = "with" if facts["fma"] else "without"
     minutes = f" It took {facts['minutes']:.0f} minutes." if facts.get("minutes", 0) >= 2 else ""
-    options = f" Command: `{facts['command']}`." if "command" in facts else ""
+    options = _commands(facts.get("command", []))
     return (
         f"Measured {facts['date']} on one core of {facts['cpu']}, Numba target "
         f"{facts['numba_target']}, {facts['lanes']} lanes {fma} fused multiply-add, "
@@ -215,6 +216,20 @@ def header(results: Results) -> str:
         f"Times in microseconds of {'processor' if facts.get('clock') == 'cpu' else 'wall'} time."
         f"{options}{minutes}"
     )
+
+
+def _commands(given: str | list[str]) -> str:
+    """Return how the figures were measured: the command, or those of the runs that were merged."""
+    if isinstance(given, str):
+        return f" Command: `{given}`."
+    if not given:
+        return ""
+    counts = Counter(given)
+    each = [
+        f"`{command}`" + (f" ({count} times)" if count > 1 else "")
+        for command, count in counts.items()
+    ]
+    return f" Of {len(given)} runs, the fastest time of each contender: {'; '.join(each)}."
 
 
 def share(results: Results, case: Case, mode: str, contender: str = SUBJECT.name) -> float | None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from fastgates._atomic import replacing
@@ -16,6 +17,32 @@ __all__ = ["Results", "Times"]
 
 #: Microseconds of one case and mode, by contender.
 Times = dict[str, float]
+
+
+_SAME = ("cpu", "numba_target", "system", "python", "lanes", "fma", "clock")
+
+
+def _check_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Raise where the headers of two runs are not of one machine, version and clock."""
+    pairs = [(name, one.get(name), other.get(name)) for name in _SAME]
+    versions, others = one["versions"], other["versions"]
+    pairs += [(name, versions[name], others[name]) for name in versions if name in others]
+    for name, value, found in pairs:
+        if value != found:
+            raise ValueError(f"runs cannot be merged: {name} is {value} of one, {found} of another")
+
+
+def _least(section: str, one: Any, other: Any) -> Any:
+    """Return the lesser of all times of a section of two runs; what is no time must be equal."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return {name: _least(section, one[name], other[name]) for name in one}
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [_least(section, a, b) for a, b in zip(one, other, strict=True)]
+    if isinstance(one, float) and isinstance(other, float):
+        return min(one, other)
+    if one != other:
+        raise ValueError(f"runs cannot be merged: their sections {section} are of other cases")
+    return one
 
 
 @dataclasses.dataclass
@@ -68,6 +95,37 @@ class Results:
         """Return every ratio there is, of one mode or of both."""
         found = {key: self.ratio(*key) for key in self.times if mode in (None, key[1])}
         return {key: ratio for key, ratio in found.items() if ratio is not None}
+
+    @classmethod
+    def merged(cls, runs: Sequence[Results]) -> Results:
+        """Return runs of one machine and version as one: of each time the fastest stands.
+
+        Raises
+        ------
+        ValueError
+            If they are of different machines, versions or clocks, or a section of different cases.
+        """
+        first, *others = runs
+        if not others:
+            return first
+        result = cls(dict(first.header), failures=list(first.failures))
+        commands: list[str] = []
+        for run in runs:
+            _check_same(first.header, run.header)
+            for name, better in (("peak_gflops", max), ("tanh_ns", min), ("sigmoid_ns", min)):
+                result.header[name] = better(result.header[name], run.header[name])
+            command = run.header.get("command", [])
+            commands += [command] if isinstance(command, str) else command
+            for (case, mode), row in run.times.items():
+                for contender, microseconds in row.items():
+                    result.add(case, mode, contender, microseconds)
+            for section, found in run.extras.items():
+                known = result.extras.get(section)
+                result.extras[section] = found if known is None else _least(section, known, found)
+            result.failures += [line for line in run.failures if line not in result.failures]
+        result.header["command"] = commands
+        result.header["minutes"] = sum(run.header.get("minutes", 0) for run in runs)
+        return result
 
     def to_json(self) -> str:
         """Return the run as JSON text, one record for each time."""
