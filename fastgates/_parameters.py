@@ -118,21 +118,20 @@ class Module:
         return copy.deepcopy(self)
 
     def _belong_to(self, owner: Module, vector: np.ndarray) -> None:
-        """Let the parameters be a part of the owner's vector from now on.
-
-        Raises
-        ------
-        ValueError
-            If they are part of another module that is still there: it would no longer change them.
-        """
-        before = None if self._owner is None else self._owner()
-        if before is not None and before is not owner:
-            raise ValueError(
-                f"{self!r} is part of another {type(before).__name__}, which would lose it: "
-                "give it copy.deepcopy(...) of the module"
-            )
+        """Let the parameters be a part of the owner's vector from now on."""
         self._bind(vector)
         self._owner = weakref.ref(owner)
+
+    def _check_parts(self, parts: Iterable[Module]) -> None:
+        """Raise where a part was given to another module since: this one would not change it."""
+        for part in parts:
+            owner = part._owner()
+            if owner is not self:
+                another = "module" if owner is None else type(owner).__name__
+                raise RuntimeError(
+                    f"{part!r} was given to another {another} since, and is no longer part of this "
+                    f"{type(self).__name__}: give each its own, by copy.deepcopy(...)"
+                )
 
     @property
     def device(self) -> str:

@@ -272,6 +272,7 @@ class Sequential(Module):
         return checked
 
     def _for_each_layer(self, name: str, states: Sequence[State] | None) -> list[State]:
+        self._check_parts(module for _, module in self._trainable())
         if states is None:
             return [None] * len(self.recurrent)
         if not isinstance(states, list | tuple) or len(states) != len(self.recurrent):

@@ -577,19 +577,18 @@ def test_a_state_of_the_models_own_is_not_lost_without_a_word(initial_state):
             lose()
 
 
-def test_a_module_is_part_of_one_model():
+def test_a_module_is_part_of_the_last_model_that_was_given_it():
     network = fg.Sequential(fg.GRU(C, H, seed=0), fg.Dense(H, 2, seed=0), return_sequences=False)
-    model = SequenceModel(network)
-    with pytest.raises(ValueError, match=r"part of another SequenceModel.*copy\.deepcopy"):
-        SequenceModel(network)
-    with pytest.raises(ValueError, match=r"GRU\(.* is part of another Sequential"):
-        fg.Sequential(network.modules[0])
-    other = SequenceModel(copy.deepcopy(network))
-    with model.edit_parameters() as parameters:
-        parameters.vector[...] = 0
-    assert not network.parameter_vector.any() and other.network.parameter_vector.any()
-    again = pickle.loads(pickle.dumps(model))
-    with pytest.raises(ValueError, match="part of another"):
-        SequenceModel(again.network)
-    del model
-    SequenceModel(network)
+    first, x = SequenceModel(network), fg.Sequences(X)
+    own = SequenceModel(copy.deepcopy(network))
+    second = SequenceModel(network)
+    with pytest.raises(RuntimeError, match=r"given to another SequenceModel since.*copy\.deepcopy"):
+        first.predict(x)
+    for model in (second, own, pickle.loads(pickle.dumps(second)), copy.deepcopy(second)):
+        with model.edit_parameters() as parameters:
+            parameters.vector[...] = 0
+        assert not model.predict(x).any() and not model.network.parameter_vector.any()
+    other = fg.Sequential(network.modules[0])
+    other(X)
+    with pytest.raises(RuntimeError, match=r"GRU\(.* was given to another Sequential since"):
+        second.predict(x)

@@ -366,6 +366,7 @@ class Model(Module):
         TypeError
             If labels are not integers.
         """
+        self._check_parts(self._parts.values())
         if not isinstance(data, Sequences):
             raise TypeError(f"data must be fastgates.Sequences, got {type(data).__name__}")
         if len(data) == 0:
