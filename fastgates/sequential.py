@@ -173,7 +173,8 @@ class Sequential(Module):
                 for name, value in module.parameters.items()
             }
         )
-        self._vector[:] = np.concatenate([m.parameter_vector for _, m in self._trainable()])
+        self._owned = tuple(module for _, module in self._trainable())
+        self._vector[:] = np.concatenate([m.parameter_vector for m in self._owned])
         self._adopt()
         for module in modules:
             if module.device != "cpu":  # then the whole model goes there
@@ -197,7 +198,7 @@ class Sequential(Module):
     def _adopt(self) -> None:
         """Make the vectors of the modules views of this one's."""
         start = 0
-        for _, module in self._trainable():
+        for module in self._owned:
             end = start + module.parameter_vector.size
             module._belong_to(self, self._vector[start:end])
             start = end
@@ -272,7 +273,7 @@ class Sequential(Module):
         return checked
 
     def _for_each_layer(self, name: str, states: Sequence[State] | None) -> list[State]:
-        self._check_parts(module for _, module in self._trainable())
+        self._check_parts(self._owned)
         if states is None:
             return [None] * len(self.recurrent)
         if not isinstance(states, list | tuple) or len(states) != len(self.recurrent):
