@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -40,16 +40,12 @@ class Module(Protocol):
     def edit_parameters(self) -> AbstractContextManager[Any]: ...
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-
-
 def _two_betas(name: str, values: Any) -> tuple[float, float]:
     # A tuple becomes a list in a file.
-    is_pair = isinstance(values, Sequence | np.ndarray) and len(values) == 2
-    if not (is_pair and all(_is_number(beta) and 0.0 <= beta < 1.0 for beta in values)):
-        raise ValueError(f"{name} must be two numbers in [0, 1), got {values!r}")
-    return float(values[0]), float(values[1])
+    if isinstance(values, Sequence | np.ndarray) and len(values) == 2:
+        with suppress(ValueError):
+            return probability(name, values[0]), probability(name, values[1])
+    raise ValueError(f"{name} must be two numbers in [0, 1), got {values!r}")
 
 
 def _truth(name: str, value: Any) -> bool:

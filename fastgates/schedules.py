@@ -217,12 +217,14 @@ _BY_NAME: dict[str, type[Schedule]] = {
 }
 
 
-def make_schedule(name: str, **options: Any) -> Schedule:
+def make_schedule(name: str, max_epochs: float | None = None, **options: Any) -> Schedule:
     """Make a schedule from its name.
 
     Parameters
     ----------
     name : {"constant", "cosine", "step", "warmup", "plateau"}
+    max_epochs : float, optional
+        Over which ``"cosine"`` falls where its ``epochs`` are not among the options.
     **options
         Arguments of its class.
 
@@ -239,6 +241,8 @@ def make_schedule(name: str, **options: Any) -> Schedule:
     """
     if name not in _BY_NAME:
         raise ValueError(f"schedule must be one of {', '.join(_BY_NAME)}, got {name!r}")
+    if name == "cosine" and max_epochs is not None:
+        options = {"epochs": max_epochs} | options
     try:
         return _BY_NAME[name](**options)
     except TypeError as error:

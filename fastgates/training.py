@@ -11,6 +11,7 @@ all that the next step depends on is in it or follows from the seed and the numb
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import math
 import signal
@@ -318,8 +319,7 @@ class Trainer:
         if schedule is None:
             schedule = Constant()
         elif isinstance(schedule, str):
-            options = {"epochs": max_epochs} if schedule == "cosine" else {}
-            schedule = make_schedule(schedule, **options)
+            schedule = make_schedule(schedule, max_epochs)
         if not isinstance(schedule, Schedule):
             raise TypeError(f"schedule must be a schedule, got {type(schedule).__name__}")
         self.schedule = schedule
@@ -484,14 +484,14 @@ class Trainer:
         return self.history
 
     def _go_on_from(self, other: Trainer) -> None:
-        """Stand where another trainer of the same model does; settings stay this one's."""
+        """Stand where another trainer of such a model does, by copies; settings stay this one's."""
         if type(self.optimizer) is type(other.optimizer):
             self.optimizer.steps = other.optimizer.steps
-            self.optimizer._buffers = other.optimizer._buffers
+            self.optimizer._buffers = copy.deepcopy(other.optimizer._buffers)
         if repr(self.schedule) == repr(other.schedule):
             self.schedule.load_state_dict(other.schedule.state_dict())
-        self.history, self.epoch, self.step = other.history, other.epoch, other.step
-        self.seed = other.seed
+        self.history = copy.deepcopy(other.history)
+        self.epoch, self.step, self.seed = other.epoch, other.step, other.seed
 
     # -- The loop ----------------------------------------------------------------------------------
 

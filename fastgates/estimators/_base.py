@@ -34,18 +34,12 @@ def all_or_nothing(method: Method) -> Method:
 
     @wraps(method)
     def wrapped(self: Any, *arguments: Any, **options: Any) -> Any:
-        before, model = dict(vars(self)), getattr(self, "model_", None)
-        if model is not None:  # which training may go on with
-            weights, loss, washout = model.parameter_vector.copy(), model.loss, model.washout
+        before = dict(vars(self))
         try:
             return method(self, *arguments, **options)
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
-            if model is not None:
-                model.loss, model.washout = loss, washout
-                with model.edit_parameters() as parameters:
-                    parameters.vector[...] = weights
             raise
 
     return cast("Method", wrapped)
@@ -237,9 +231,9 @@ class SequenceEstimator(BaseEstimator):
         }
 
     def _old_model(self, shape: Mapping[str, Any], options: Mapping[str, Any]) -> SequenceModel:
-        """Return the model of the last training, with what is no part of its structure as it is."""
+        """Return a copy of the model of the last training, to go on with as parameters say now."""
         self._check_structure(shape)
-        model: SequenceModel = self.model_
+        model: SequenceModel = copy.deepcopy(self.model_)
         loss = options["loss"]
         if loss.outputs_per_target != model.loss.outputs_per_target:
             raise ValueError(
@@ -288,8 +282,7 @@ class SequenceEstimator(BaseEstimator):
     def _new_trainer(self, model: SequenceModel, seed: int) -> Trainer:
         schedule = copy.deepcopy(self.schedule)  # it may have a state, which is not a parameter
         if isinstance(schedule, str):
-            options = {"epochs": self.max_epochs} if schedule == "cosine" else {}
-            schedule = make_schedule(schedule, **(options | dict(self.schedule_options or {})))
+            schedule = make_schedule(schedule, self.max_epochs, **(self.schedule_options or {}))
         elif self.schedule_options:
             raise ValueError("schedule_options are for a schedule that is named")
         return Trainer(

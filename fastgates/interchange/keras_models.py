@@ -172,7 +172,7 @@ def _in_a_row(config: Mapping[str, Any]) -> list[Any]:
                 f"layer {name} must take the output of one layer, got {sources or 'none'}: layers "
                 "that share or join inputs, and initial states, are not supported"
             )
-        if _options_of(nodes[0]).get("training"):
+        if isinstance(nodes[0], Mapping) and nodes[0].get("kwargs", {}).get("training"):
             raise InterchangeError(
                 f"layer {name} is called with training=True: only inference is supported"
             )
@@ -190,21 +190,6 @@ def _flat(value: Any) -> Iterator[Any]:
             yield from _flat(item)
     else:
         yield value
-
-
-def _options_of(node: Any) -> Mapping[str, Any]:
-    """Return the keyword arguments of a call of a layer, as any version of Keras writes them."""
-    if isinstance(node, Mapping):
-        return dict(node.get("kwargs", {}))
-    found = getattr(getattr(node, "arguments", None), "kwargs", None)
-    if found is None and isinstance(node, list | tuple):
-        found = next((options for entry in node for options in _options_in(entry)), None)
-    return dict(found or {})
-
-
-def _options_in(entry: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(entry, list | tuple) and len(entry) > 3 and isinstance(entry[3], Mapping):
-        yield entry[3]
 
 
 def _sources(node: Any) -> Iterator[str]:

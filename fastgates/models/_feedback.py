@@ -405,7 +405,8 @@ class FreeRunModel(Model):
         """
         if isinstance(x, Sequences):
             nothing_beside(x, context=context, steps=steps, initial_state=initial_state)
-            return self._predict(self._without_truth(x), batch_size)
+            time = (x.y if x.x is None else x.x).shape[1]
+            return self._predict(self._from_context(x, time), batch_size)
         start = np.asarray(context)
         if context is not None and start.ndim == 2:
             start = start[..., None]
@@ -426,19 +427,15 @@ class FreeRunModel(Model):
                     f"got {x.shape}"
                 )
             steps = available
-        rest = np.zeros((start.shape[0], steps, start.shape[2]), start.dtype)
-        data = Sequences(x, np.concatenate([start, rest], axis=1), initial_state=initial_state)
-        return self._predict(self.check(data, targets=False), batch_size)
+        data = Sequences(x, start, initial_state=initial_state)
+        return self._predict(self._from_context(data, self.context + steps), batch_size)
 
-    def _without_truth(self, data: Sequences) -> Sequences:
-        """Return checked data whose `y` hold the context only, and zeros after it."""
+    def _from_context(self, data: Sequences, time: int) -> Sequences:
+        """Return checked data whose `y` hold the context, then zeros up to `time`."""
         y = data.y
-        if isinstance(y, np.ndarray) and y.ndim in (2, 3):
-            time = y.shape[1] if data.x is None else data.x.shape[1]
-            if y.shape[1] >= self.context:
-                known = y[:, : self.context]
-                y = np.zeros((len(y), max(time, self.context), *y.shape[2:]), y.dtype)
-                y[:, : self.context] = known
+        if y is not None and y.ndim > 1 and self.context <= min(y.shape[1], time):
+            y = np.zeros((len(y), time, *y.shape[2:]), y.dtype)
+            y[:, : self.context] = data.y[:, : self.context]
         return self.check(data.replace(y=y), targets=False)
 
     def _without_padding(self, output: np.ndarray, data: Sequences) -> np.ndarray:
